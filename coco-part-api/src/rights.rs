@@ -1,0 +1,86 @@
+//! What a level below the monitor may do with a page.
+
+use crate::level::{GUEST_LEVELS, GuestLevel};
+
+bitflags::bitflags! {
+    /// Rights of one guest level on one page.
+    ///
+    /// Writing without reading is not a legal set on any vendor ([`Rights::is_legal`]).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct Rights: u8 {
+        /// Data may be read.
+        const READ = 1;
+        /// Data may be written.
+        const WRITE = 2;
+        /// Instructions may be fetched at CPL 3.
+        const EXECUTE_USER = 4;
+        /// Instructions may be fetched at CPL 0 to 2.
+        const EXECUTE_SUPERVISOR = 8;
+    }
+}
+
+impl Rights {
+    /// Everything: ordinary RAM of a guest.
+    pub const RAM: Self = Self::all();
+
+    /// False for a set that no machine takes: write without read.
+    pub const fn is_legal(self) -> bool {
+        !self.contains(Self::WRITE) || self.contains(Self::READ)
+    }
+}
+
+/// The rights of every guest level on a page; levels that are not named have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grants([Rights; GUEST_LEVELS]);
+
+impl Default for Rights {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl Grants {
+    /// No rights for anybody below the monitor.
+    pub const NONE: Self = Self([Rights::empty(); GUEST_LEVELS]);
+
+    /// `rights` for `level` and none for the others.
+    pub const fn one(level: GuestLevel, rights: Rights) -> Self {
+        Self::NONE.with(level, rights)
+    }
+
+    /// The same with `rights` for `level`.
+    #[must_use]
+    pub const fn with(mut self, level: GuestLevel, rights: Rights) -> Self {
+        self.0[level.index()] = rights;
+        self
+    }
+
+    /// The rights of `level`.
+    pub const fn of(&self, level: GuestLevel) -> Rights {
+        self.0[level.index()]
+    }
+
+    /// False when the rights of some level are a set that no machine takes.
+    pub fn is_legal(&self) -> bool {
+        self.0.iter().all(|rights| rights.is_legal())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_without_read_is_no_legal_set() {
+        assert!(!Rights::WRITE.is_legal());
+        assert!(Rights::RAM.is_legal() && Rights::empty().is_legal());
+        assert!(!Grants::one(GuestLevel::THREE, Rights::WRITE).is_legal());
+    }
+
+    #[test]
+    fn unnamed_levels_have_no_rights() {
+        let grants = Grants::one(GuestLevel::TWO, Rights::RAM);
+        assert_eq!(grants.of(GuestLevel::ONE), Rights::empty());
+        assert_eq!(grants.of(GuestLevel::TWO), Rights::RAM);
+    }
+}

@@ -1,0 +1,273 @@
+//! Verb 2: create a vCPU.
+//!
+//! # For callers
+//! A stopped vCPU's registers live in a **state frame**, a page of guest memory. For the own level [`CreateVcpu`] fills it
+//! and starts the vCPU. For a level below L1 goes three steps: any vCPU *admits* the frame and gets a [`AdmitVcpu::Seed`],
+//! posts it where the target finds it, and the target *installs* it on itself. Only the seed crosses vCPUs.
+//!
+//! # For backend authors
+//! - [`AdmitVcpu::admit`] checks level, features and run bit on the copy that no lower level can reach any more (V2), makes
+//!   the frame runnable last, and on any error leaves frame and rights as they were.
+//! - The frame is out of reach of all lower levels from before the check until after [`AdmitVcpu::retire`] (V1).
+//! - A running vCPU is neither edited nor retired: `InUse`, and nothing changed (V4).
+//! - Nobody creates a vCPU above its own level (V3); [`GuestLevel`] cannot name the monitor.
+
+use x86_64::PhysAddr;
+use x86_64::structures::paging::{PhysFrame, Size4KiB};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::ErrorType;
+use crate::level::{GuestLevel, VcpuId};
+use crate::validate::Grant;
+
+/// A segment register: selector, attributes, limit and base.
+///
+/// Attributes: bits 3:0 type, 4 S, 6:5 DPL, 7 present, 8 AVL, 9 L, 10 D/B, 11 G; the rest is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Attributes, see above.
+    pub attributes: u16,
+    /// Limit in bytes, expanded.
+    pub limit: u32,
+    /// Base address.
+    pub base: u64,
+}
+
+/// The architectural state a vCPU starts with. Neutral: the x86-64 registers, no vendor's layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Context {
+    /// RAX RCX RDX RBX RSP RBP RSI RDI R8 to R15, in encoding order.
+    pub gpr: [u64; 16],
+    /// RIP.
+    pub rip: u64,
+    /// RFLAGS; bit 1 is always set.
+    pub rflags: u64,
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER without the bits a vendor keeps for itself.
+    pub efer: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+    /// Code segment.
+    pub cs: Segment,
+    /// Stack segment.
+    pub ss: Segment,
+    /// DS.
+    pub ds: Segment,
+    /// ES.
+    pub es: Segment,
+    /// FS.
+    pub fs: Segment,
+    /// GS.
+    pub gs: Segment,
+    /// Local descriptor table.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table; base and limit.
+    pub gdtr: Segment,
+    /// Interrupt descriptor table; base and limit.
+    pub idtr: Segment,
+}
+
+/// Index of RSP in [`Context::gpr`].
+pub const RSP: usize = 4;
+/// Index of RDI in [`Context::gpr`].
+pub const RDI: usize = 7;
+
+impl Context {
+    /// 64-bit mode at CPL 0 with flat segments: what a kernel's own entry point wants.
+    ///
+    /// `rip`, `rsp` are linear addresses, `cr3` the guest-physical root with whatever bits the vendor wants in it.
+    pub const fn long_mode(rip: u64, rsp: u64, cr3: u64) -> Self {
+        const CODE: Segment = Segment { selector: 0x08, attributes: 0xa9b, limit: 0xffff_ffff, base: 0 };
+        const DATA: Segment = Segment { selector: 0x10, attributes: 0xc93, limit: 0xffff_ffff, base: 0 };
+        const NO_LDT: Segment = Segment { selector: 0, attributes: 0x082, limit: 0xffff, base: 0 };
+        const TASK: Segment = Segment { selector: 0, attributes: 0x08b, limit: 0xffff, base: 0 };
+        const TABLE: Segment = Segment { selector: 0, attributes: 0, limit: 0xffff, base: 0 };
+        let mut gpr = [0; 16];
+        gpr[RSP] = rsp;
+        Self {
+            gpr,
+            rip,
+            rflags: 0x2,
+            cr0: 0x8001_0031, // PG WP NE ET PE
+            cr3,
+            cr4: 0x20,                  // PAE
+            efer: 0xd01,                // NXE LMA LME SCE
+            pat: 0x0007_0406_0007_0406, // power-on value
+            cs: CODE,
+            ss: DATA,
+            ds: DATA,
+            es: DATA,
+            fs: DATA,
+            gs: DATA,
+            ldtr: NO_LDT,
+            tr: TASK,
+            gdtr: TABLE,
+            idtr: TABLE,
+        }
+    }
+}
+
+/// A vCPU to create at the own level.
+#[derive(Clone, Copy, Debug)]
+pub struct NewVcpu<'a> {
+    /// Which vCPU.
+    pub id: VcpuId,
+    /// What it starts with.
+    pub context: &'a Context,
+    /// A private page of the creator, which becomes the state frame. Not 2 MiB aligned (SNP erratum, `rmp_semantics` RMP-025).
+    pub state: PhysFrame<Size4KiB>,
+    /// A private page of the creator, which becomes the new vCPU's call area. L1 has no use for one and ignores it.
+    pub call_area: PhysFrame<Size4KiB>,
+}
+
+/// vCPUs of the own level. Both sides.
+pub trait CreateVcpu: ErrorType {
+    /// Fills the state frame and has the vCPU started.
+    ///
+    /// # Errors
+    /// `NotFound` for a vCPU that does not exist, `InUse` for a frame that already serves one, `BadState`,
+    /// `HostRefused`; nothing is left behind.
+    #[doc(alias = "VMSA")]
+    fn create_vcpu(&mut self, new: NewVcpu<'_>) -> Result<(), Self::Error>;
+
+    /// Stops the vCPU of a state frame for good; the frame becomes ordinary memory of the own level again.
+    ///
+    /// # Errors
+    /// `InUse` while it runs, `NotFound` for a frame that is no state frame of this level.
+    fn destroy_vcpu(&mut self, id: VcpuId, state: PhysFrame<Size4KiB>) -> Result<(), Self::Error>;
+}
+
+impl<T: CreateVcpu + ?Sized> CreateVcpu for &mut T {
+    fn create_vcpu(&mut self, new: NewVcpu<'_>) -> Result<(), Self::Error> {
+        (**self).create_vcpu(new)
+    }
+
+    fn destroy_vcpu(&mut self, id: VcpuId, state: PhysFrame<Size4KiB>) -> Result<(), Self::Error> {
+        (**self).destroy_vcpu(id, state)
+    }
+}
+
+/// Where the state in a frame comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A guest filled the frame; L1 checks what is in it.
+    Image,
+    /// L1 fills the frame.
+    Context(&'a Context),
+}
+
+/// What L1 demands of a vCPU below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Level it runs at; an image that says otherwise is `BadState`.
+    pub level: GuestLevel,
+    /// vCPU it runs on.
+    pub target: VcpuId,
+    /// Its call area.
+    pub call_area: PhysFrame<Size4KiB>,
+}
+
+/// vCPUs of the levels below. L1 only.
+pub trait AdmitVcpu: Grant {
+    /// What the target installs. The only thing that crosses vCPUs.
+    type Seed: Send;
+
+    /// Adopts a frame that no lower level can reach (its rights are withdrawn, or it was L1's) as the state of a vCPU.
+    ///
+    /// # Errors
+    /// `BadState` for contents that are not allowed, `Misaligned`, `NotFound` for an unknown target; the frame is then as
+    /// it was, still withdrawn.
+    fn admit(
+        &mut self,
+        state: PhysFrame<Size4KiB>,
+        from: Source<'_>,
+        terms: &Terms,
+        proof: &Self::Flushed,
+    ) -> Result<Self::Seed, Self::Error>;
+
+    /// Makes an admitted vCPU the current one of its level on this vCPU. An older one stays admitted but does not run.
+    ///
+    /// # Errors
+    /// With the seed, to be tried again: `InUse` while the older one runs; `InvalidArgument` on another vCPU than the target.
+    fn install(&mut self, seed: Self::Seed) -> Result<(), (Self::Seed, Self::Error)>;
+
+    /// Makes the frame ordinary memory again, out of reach of the lower levels until it is granted.
+    ///
+    /// # Errors
+    /// `InUse` while it runs (V4): it stays as it is.
+    fn retire(&mut self, state: PhysFrame<Size4KiB>, terms: &Terms) -> Result<(), Self::Error>;
+}
+
+/// An event for a lower level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An external interrupt with its vector, 32 to 255.
+    Interrupt(u8),
+    /// A non-maskable interrupt.
+    Nmi,
+    /// #GP with its error code.
+    GeneralProtection(u32),
+    /// #UD.
+    InvalidOpcode,
+}
+
+/// Registers of a level below that has left for L1. For guests that trap instead of calling. L1 only.
+pub trait GuestState: ErrorType {
+    /// The state of this vCPU's part of `level`.
+    ///
+    /// # Errors
+    /// `NotFound` without a vCPU there, `InUse` while it runs.
+    fn context(&mut self, level: GuestLevel) -> Result<Context, Self::Error>;
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// As [`context`](Self::context), and `BadState` for values the machine would refuse.
+    fn set_context(&mut self, level: GuestLevel, context: &Context) -> Result<(), Self::Error>;
+
+    /// Has the level take an event when it runs next.
+    ///
+    /// # Errors
+    /// As [`context`](Self::context); `Unsupported` where [`Capabilities::inject`](crate::Capabilities) says no.
+    fn inject(&mut self, level: GuestLevel, event: Event) -> Result<(), Self::Error>;
+}
+
+/// The 4 KiB frame at an address that came from outside.
+///
+/// # Errors
+/// `None` when it is no multiple of 4 KiB or beyond 2^52.
+pub fn frame_at(address: u64) -> Option<PhysFrame<Size4KiB>> {
+    PhysFrame::from_start_address(PhysAddr::try_new(address).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unaligned_or_too_large_address_is_no_frame() {
+        assert!(frame_at(0x1000).is_some());
+        assert!(frame_at(0x1008).is_none());
+        assert!(frame_at(1 << 52).is_none());
+        assert!(frame_at(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn long_mode_is_64_bit_code_at_cpl_0() {
+        let context = Context::long_mode(0x1234, 0x8000, 0x5000);
+        assert_eq!(context.cs.attributes & 0x200, 0x200);
+        assert_eq!(context.cs.attributes & 0x460, 0);
+        assert_eq!((context.rip, context.gpr[RSP], context.cr3), (0x1234, 0x8000, 0x5000));
+    }
+}
