@@ -1,0 +1,126 @@
+//! Executes one operation of a program.
+
+mod access;
+mod memory_ops;
+mod rmp_ops;
+mod system;
+
+pub(crate) use access::Access;
+pub(crate) use system::Flush;
+
+use crate::run::{Leave, Pending, exit_code};
+use crate::trace::outcome_line;
+use crate::{Answer, EventKind, Fault, Machine, Op, OpSummary, Outcome, Regs, Vcpu, vmsa};
+
+/// Why an operation did not retire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    Fault(Fault),
+    Exit(Leave),
+}
+
+impl Stopped {
+    pub(crate) const GENERAL_PROTECTION: Self = Self::Fault(Fault::GeneralProtection);
+    pub(crate) const INVALID_OPCODE: Self = Self::Fault(Fault::InvalidOpcode);
+
+    /// #VC: the page is not validated (RMP-033).
+    pub(crate) fn not_validated(gpa: u64) -> Self {
+        Self::Fault(Fault::Vc { code: exit_code::PAGE_NOT_VALIDATED, gpa })
+    }
+
+    /// Nested page fault with EXITINFO1 and the address; the operation is repeated after it.
+    pub(crate) fn nested_fault(info1: u64, gpa: u64) -> Self {
+        let leave = Leave { info1, info2: gpa, ..Leave::plain(exit_code::NPF, Pending::Retry) };
+        Self::Exit(leave)
+    }
+}
+
+/// Who executes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Actor {
+    pub(crate) vcpu: Vcpu,
+    pub(crate) vmpl: u8,
+}
+
+impl Machine {
+    /// Executes one operation of the program that runs on a vCPU.
+    ///
+    /// [`Outcome::Exit`] means that the vCPU is the host's now. A vCPU that runs no VMSA exits at once and nothing happens.
+    pub fn step(&mut self, vcpu: Vcpu, op: Op) -> Outcome {
+        let Some(vmpl) = self.running_vmpl(vcpu) else { return Outcome::Exit };
+        self.steps += 1;
+        let actor = Actor { vcpu, vmpl };
+        if self.host_between_steps(vcpu) {
+            self.leave(vcpu, &Leave::plain(exit_code::INTR, Pending::Retry));
+            return Outcome::Exit;
+        }
+        let summary = self.trace.on.then(|| OpSummary::from(&op));
+        self.counters.change(vcpu, vmpl, |c| c.count(&op));
+        let outcome = match self.execute(actor, &op) {
+            Ok(answer) => Outcome::Done(answer),
+            Err(Stopped::Fault(fault)) => self.deliver(actor, &op, fault),
+            Err(Stopped::Exit(leave)) => {
+                self.leave(vcpu, &leave);
+                Outcome::Exit
+            }
+        };
+        if let Some(op) = summary {
+            let outcome = outcome_line(&outcome);
+            self.trace.push(self.steps, vcpu, Some(vmpl), EventKind::Step { op, outcome });
+        }
+        self.oracle_stepped(actor, &op, &outcome);
+        outcome
+    }
+
+    fn execute(&mut self, actor: Actor, op: &Op) -> Result<Answer, Stopped> {
+        match op {
+            Op::Read { gpa, len, private } => self.read(actor, *gpa, *len, *private),
+            Op::Write { gpa, bytes, private } => self.write(actor, *gpa, bytes, *private),
+            Op::Zero { gpa, pages, private } => self.zero(actor, *gpa, *pages, *private),
+            Op::Swap8 { gpa, value } => self.swap8(actor, *gpa, *value),
+            Op::CompareExchange64 { gpa, expected, new } => self.compare_exchange(actor, *gpa, *expected, *new),
+            Op::Fetch { gpa, user } => self.fetch(actor, *gpa, *user),
+            Op::Pvalidate { gpa, ecx, edx } => self.pvalidate(actor, *gpa, *ecx, *edx),
+            Op::Rmpadjust { gpa, rcx, rdx } => self.rmpadjust(actor, *gpa, *rcx, *rdx),
+            Op::Rmpquery { gpa, rdx } => self.rmpquery(actor, *gpa, *rdx),
+            Op::Vmgexit(regs) => {
+                Err(Stopped::Exit(Leave { regs: Some(*regs), ..Leave::plain(exit_code::VMGEXIT, Pending::Regs) }))
+            }
+            Op::Rdmsr(number) => self.rdmsr(actor, *number),
+            Op::Wrmsr(number, value) => self.wrmsr(actor, *number, *value),
+            Op::Cpuid { .. } => Err(Stopped::Fault(Fault::Vc { code: exit_code::CPUID, gpa: 0 })),
+            Op::Invlpgb { rax, ecx, .. } => self.invlpgb(actor, *rax, *ecx),
+            Op::Tlbsync => self.tlbsync(actor),
+            Op::Pause => Ok(Answer::None),
+            Op::Hlt => Err(Stopped::Exit(Leave::plain(exit_code::HLT, Pending::Nothing))),
+            Op::End => Err(Stopped::Exit(Leave::plain(exit_code::END, Pending::Nothing))),
+        }
+    }
+
+    /// An exception goes to the program, or with ReflectVC, if it is a #VC, to the host and the level above.
+    fn deliver(&mut self, actor: Actor, op: &Op, fault: Fault) -> Outcome {
+        let Fault::Vc { code, gpa } = fault else { return Outcome::Fault(fault) };
+        let Some(running) = self.vcpus.get(usize::from(actor.vcpu.0)).and_then(|state| state.running.as_ref()) else {
+            return Outcome::Exit;
+        };
+        let features = vmsa::read_u64(&running.registers[..], vmsa::SEV_FEATURES);
+        if features & vmsa::features::REFLECT_VC == 0 || actor.vmpl == 0 {
+            return Outcome::Fault(fault);
+        }
+        let old = vmsa::regs(&running.registers);
+        let (regs, info1, pending) = match op {
+            Op::Cpuid { leaf, subleaf } => {
+                (Regs { rax: u64::from(*leaf), rcx: u64::from(*subleaf), ..old }, 0, Pending::Regs)
+            }
+            Op::Rdmsr(number) => (Regs { rcx: u64::from(*number), ..old }, 0, Pending::MsrValue),
+            Op::Wrmsr(number, value) => {
+                let regs = Regs { rcx: u64::from(*number), rax: value & 0xffff_ffff, rdx: value >> 32, ..old };
+                (regs, 1, Pending::Nothing)
+            }
+            _ => (old, 0, Pending::Retry),
+        };
+        let leave = Leave { code: exit_code::VC, guest_code: code, info1, info2: gpa, regs: Some(regs), pending };
+        self.leave(actor.vcpu, &leave);
+        Outcome::Exit
+    }
+}

@@ -1,0 +1,92 @@
+//! The host's nested map from guest to system pages.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::page_map::PageMap;
+use crate::{PAGE_SIZE, PAGES_PER_LARGE};
+
+/// Size of a nested mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapSize {
+    /// As the RMP entry: the host keeps its map in step.
+    Auto,
+    Small,
+    Large,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    /// System page minus guest page, wrapping.
+    delta: u64,
+    size: MapSize,
+}
+
+/// Guest page number to system page number.
+#[derive(Clone, Debug)]
+pub(crate) struct NestedMap {
+    slots: PageMap<Option<Slot>>,
+    /// System pages that a guest page was mapped to before and that were validated for it then.
+    displaced: BTreeMap<u64, Vec<u64>>,
+}
+
+impl NestedMap {
+    pub(crate) fn new() -> Self {
+        Self { slots: PageMap::new(None), displaced: BTreeMap::new() }
+    }
+
+    pub(crate) fn map_identity(&mut self, page: u64, count: u64) {
+        self.slots.fill(page, count, &Some(Slot { delta: 0, size: MapSize::Auto }));
+    }
+
+    /// System page of a guest page, and the size of the mapping.
+    pub(crate) fn get(&self, page: u64) -> Option<(u64, MapSize)> {
+        self.slots.get(page).map(|slot| (page.wrapping_add(slot.delta), slot.size))
+    }
+
+    pub(crate) fn set(&mut self, gpa_page: u64, large: bool, spa_page: Option<u64>) {
+        let count = if large { PAGES_PER_LARGE } else { 1 };
+        let size = if large { MapSize::Large } else { MapSize::Small };
+        let slot = spa_page.map(|spa| Slot { delta: spa.wrapping_sub(gpa_page), size });
+        if !large {
+            self.break_up(gpa_page);
+        }
+        self.slots.fill(gpa_page, count, &slot);
+    }
+
+    /// A 2M mapping of which one page changes becomes 512 mappings.
+    fn break_up(&mut self, gpa_page: u64) {
+        if self.slots.get(gpa_page).is_some_and(|slot| slot.size == MapSize::Large) {
+            let first = gpa_page - gpa_page % PAGES_PER_LARGE;
+            for page in first..first + PAGES_PER_LARGE {
+                if let Some(slot) = self.slots.get_mut(page) {
+                    slot.size = MapSize::Small;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn note_displaced(&mut self, gpa_page: u64, spa_page: u64) {
+        let old = self.displaced.entry(gpa_page).or_default();
+        if !old.contains(&spa_page) {
+            old.push(spa_page);
+        }
+    }
+
+    /// Former system pages of `count` guest pages, with the guest page.
+    pub(crate) fn displaced(&self, gpa_page: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.displaced
+            .range(gpa_page..gpa_page.saturating_add(count))
+            .flat_map(|(gpa, spas)| spas.iter().map(move |spa| (*gpa, *spa)))
+    }
+}
+
+/// Guest page number of an address.
+pub(crate) fn page_of(address: u64) -> u64 {
+    address / PAGE_SIZE
+}
+
+/// Offset of an address in its page.
+pub(crate) fn offset_of(address: u64) -> usize {
+    (address % PAGE_SIZE) as usize
+}

@@ -1,0 +1,209 @@
+//! The reverse map table: who owns a system page, at which guest address, with which rights.
+//!
+//! Sources: rmp_semantics.csv, vmpl_perms.csv and the return codes of instructions.csv.
+
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::PAGES_PER_LARGE;
+use crate::ranges::RangeSet;
+
+/// Rights of a VMPL on a page (vmpl_perms.csv, perm_mask).
+pub mod perm {
+    /// Data read.
+    pub const READ: u8 = 0x01;
+    /// Data write.
+    pub const WRITE: u8 = 0x02;
+    /// Fetch at CPL 3.
+    pub const EXECUTE_USER: u8 = 0x04;
+    /// Fetch at CPL 0 to 2.
+    pub const EXECUTE_SUPERVISOR: u8 = 0x08;
+    /// Supervisor shadow stack.
+    pub const SHADOW_STACK: u8 = 0x10;
+    /// Every right that exists.
+    pub const ALL: u8 = 0x1f;
+}
+
+/// Return codes of PVALIDATE, RMPADJUST, RMPQUERY, RMPUPDATE and PSMASH (instructions.csv).
+pub mod code {
+    /// Done.
+    pub const SUCCESS: u32 = 0;
+    /// Bad operand.
+    pub const FAIL_INPUT: u32 = 1;
+    /// Not allowed.
+    pub const FAIL_PERMISSION: u32 = 2;
+    /// The entry or its VMSA is in use.
+    pub const FAIL_INUSE: u32 = 3;
+    /// A 4K and a 2M entry collide.
+    pub const FAIL_OVERLAP: u32 = 4;
+    /// 2M request on a 4K entry.
+    pub const FAIL_SIZEMISMATCH: u32 = 6;
+}
+
+/// Bits of EXITINFO1 of a nested page fault (RMP-040 to RMP-045).
+pub mod npf {
+    /// The nested mapping was present.
+    pub const PRESENT: u64 = 1 << 0;
+    /// Write.
+    pub const WRITE: u64 = 1 << 1;
+    /// CPL 3.
+    pub const USER: u64 = 1 << 2;
+    /// Instruction fetch.
+    pub const FETCH: u64 = 1 << 4;
+    /// Caused by an RMP or VMPL check.
+    pub const RMP: u64 = 1 << 31;
+    /// Fault on the final guest address.
+    pub const FINAL: u64 = 1 << 32;
+    /// The effective C-bit was 1.
+    pub const ENC: u64 = 1 << 34;
+    /// Size conflict of PVALIDATE or RMPADJUST with the entry.
+    pub const SIZEM: u64 = 1 << 35;
+    /// Denied by the permission mask.
+    pub const VMPL: u64 = 1 << 36;
+}
+
+/// The one guest of this machine.
+pub(crate) const GUEST_ASID: u16 = 1;
+
+/// An RMP entry as a test sees it (RMP-001).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RmpEntry {
+    /// Assigned to a guest or to the secure processor.
+    pub assigned: bool,
+    /// Assigned guest, 0 for none.
+    pub asid: u16,
+    /// Guest-physical address of the 4 KiB page (inside a 2M entry: of this page of it).
+    pub gpa: u64,
+    /// Part of a 2M entry.
+    pub large: bool,
+    /// Immutable.
+    pub immutable: bool,
+    /// Register save area.
+    pub vmsa: bool,
+    /// Validated.
+    pub validated: bool,
+    /// Rights by VMPL, bits of [`perm`].
+    pub perms: [u8; 4],
+}
+
+impl RmpEntry {
+    /// A page of the hypervisor (RMP-002).
+    pub(crate) const HOST: Self = Self {
+        assigned: false,
+        asid: 0,
+        gpa: 0,
+        large: false,
+        immutable: false,
+        vmsa: false,
+        validated: false,
+        perms: [0; 4],
+    };
+
+    pub(crate) fn rights(&self, vmpl: u8) -> u8 {
+        self.perms.get(usize::from(vmpl)).copied().unwrap_or(0)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Region {
+    /// One entry; its address is that of the 2M page.
+    Large(RmpEntry),
+    /// 512 entries.
+    Small(Vec<RmpEntry>),
+}
+
+/// The table, by system page number.
+#[derive(Clone, Debug)]
+pub(crate) struct Rmp {
+    covered: RangeSet,
+    regions: BTreeMap<u64, Region>,
+}
+
+impl Rmp {
+    pub(crate) fn new(covered: RangeSet) -> Self {
+        Self { covered, regions: BTreeMap::new() }
+    }
+
+    pub(crate) fn cover(&mut self, page: u64, count: u64) {
+        self.covered.insert(page, page.saturating_add(count));
+    }
+
+    pub(crate) fn is_covered(&self, page: u64, count: u64) -> bool {
+        self.covered.covers(page, page.saturating_add(count))
+    }
+
+    /// The entry of a page; a page outside the table is the hypervisor's (RMP-003).
+    pub(crate) fn get(&self, page: u64) -> RmpEntry {
+        let index = page % PAGES_PER_LARGE;
+        match self.regions.get(&(page / PAGES_PER_LARGE)) {
+            None => RmpEntry::HOST,
+            Some(Region::Large(entry)) => RmpEntry { gpa: entry.gpa.wrapping_add(index << 12), ..*entry },
+            Some(Region::Small(entries)) => entries.get(index as usize).copied().unwrap_or(RmpEntry::HOST),
+        }
+    }
+
+    pub(crate) fn is_large(&self, page: u64) -> bool {
+        matches!(self.regions.get(&(page / PAGES_PER_LARGE)), Some(Region::Large(_)))
+    }
+
+    /// Whether any of the 512 small entries around `page` is assigned.
+    pub(crate) fn has_small_assigned(&self, page: u64) -> bool {
+        match self.regions.get(&(page / PAGES_PER_LARGE)) {
+            Some(Region::Small(entries)) => entries.iter().any(|e| e.assigned),
+            _ => false,
+        }
+    }
+
+    /// Changes the entry that covers `page`: the 2M one if there is one, else the 4K one.
+    pub(crate) fn update(&mut self, page: u64, change: impl FnOnce(&mut RmpEntry)) {
+        let region = self
+            .regions
+            .entry(page / PAGES_PER_LARGE)
+            .or_insert_with(|| Region::Small(vec![RmpEntry::HOST; PAGES_PER_LARGE as usize]));
+        match region {
+            Region::Large(entry) => change(entry),
+            Region::Small(entries) => {
+                if let Some(entry) = entries.get_mut((page % PAGES_PER_LARGE) as usize) {
+                    change(entry);
+                }
+            }
+        }
+    }
+
+    /// Replaces a whole block by one 2M entry, or by host-owned pages.
+    pub(crate) fn set_block(&mut self, page: u64, entry: Option<RmpEntry>) {
+        let number = page / PAGES_PER_LARGE;
+        match entry {
+            Some(entry) => {
+                self.regions.insert(number, Region::Large(RmpEntry { large: true, ..entry }));
+            }
+            None => {
+                self.regions.remove(&number);
+            }
+        }
+    }
+
+    /// Splits a 2M entry into 512 that keep everything (RMP-012).
+    pub(crate) fn smash(&mut self, page: u64) {
+        let number = page / PAGES_PER_LARGE;
+        if let Some(Region::Large(entry)) = self.regions.get(&number) {
+            let entries = (0..PAGES_PER_LARGE)
+                .map(|index| RmpEntry { gpa: entry.gpa.wrapping_add(index << 12), large: false, ..*entry })
+                .collect();
+            self.regions.insert(number, Region::Small(entries));
+        }
+    }
+
+    /// Every assigned entry: first system page, pages it covers, entry.
+    pub(crate) fn assigned(&self) -> impl Iterator<Item = (u64, u64, &RmpEntry)> {
+        self.regions.iter().flat_map(|(number, region)| {
+            let first = number * PAGES_PER_LARGE;
+            let (entries, pages) = match region {
+                Region::Large(entry) => (core::slice::from_ref(entry), PAGES_PER_LARGE),
+                Region::Small(entries) => (entries.as_slice(), 1),
+            };
+            (first..).zip(entries).filter(|(_, e)| e.assigned).map(move |(page, e)| (page, pages, e))
+        })
+    }
+}
