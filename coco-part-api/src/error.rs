@@ -46,6 +46,9 @@ pub enum ErrorKind {
     Inaccessible,
     /// The machine refused with a status the operation does not expect.
     Refused,
+    /// A step could not be undone: frame `done` is within nobody's reach and in no state that anybody asked for. A ledger
+    /// marks it so for good (rule M4).
+    Quarantined,
     /// The host declined to do its part.
     HostRefused,
     /// The host answered what it cannot honestly answer.
@@ -89,7 +92,7 @@ impl ErrorKind {
             | Self::BadState
             | Self::NotFound => Blame::Caller,
             Self::Busy => Blame::Nobody,
-            Self::Inaccessible | Self::Refused => Blame::Machine,
+            Self::Inaccessible | Self::Refused | Self::Quarantined => Blame::Machine,
             Self::HostRefused | Self::HostMisbehaved | Self::ChannelClosed => Blame::Host,
             Self::LevelMisbehaved => Blame::Level,
             Self::Unsupported => Blame::Platform,

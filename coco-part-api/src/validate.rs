@@ -17,7 +17,8 @@
 //! - A page is zero before any lower level can reach it (M3): zero after validating and before granting.
 //! - Rights never exceed what was asked, nor what the own level has (M5).
 //! - After a stop at frame n the frames before n are done; frame n and those behind it have the state and the rights they
-//!   had before, or are within nobody's reach where the host prevents even that (M4).
+//!   had before (M4). A page that cannot be put back is within nobody's reach, and the error says so:
+//!   [`ErrorKind::Quarantined`](crate::ErrorKind::Quarantined), for the block at frame n.
 //! - 2 MiB operations are used wherever both ends allow; where one 2 MiB block refuses with a size mismatch, that block
 //!   alone is done in 4 KiB steps. For a guest's request ([`Origin::Request`]) the mismatch is reported instead: the call
 //!   protocol has the guest ask again in 4 KiB entries.

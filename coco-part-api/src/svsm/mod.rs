@@ -159,7 +159,8 @@ impl From<ErrorKind> for CallResult {
             ErrorKind::HostRefused
             | ErrorKind::HostMisbehaved
             | ErrorKind::ChannelClosed
-            | ErrorKind::LevelMisbehaved => Self::INVALID_REQUEST,
+            | ErrorKind::LevelMisbehaved
+            | ErrorKind::Quarantined => Self::INVALID_REQUEST,
         }
     }
 }
