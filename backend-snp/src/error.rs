@@ -1,0 +1,465 @@
+//! The error of every verb of this backend. The raw status stays in it; [`SnpError::kind`](Error::kind) is the common view.
+
+use coco_part_api::{Error, ErrorKind, GuestLevel, RangeError, VcpuId};
+use x86_64::PhysAddr;
+
+use crate::abi::ghcb::ValidBit;
+use crate::abi::rmp::{PvalidateCode, RmpCode};
+use crate::instr::Fault;
+
+/// What went wrong, sorted by who is at fault: caller, machine, L1 (seen from below), lower level, host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror_no_std::Error)]
+pub enum SnpError {
+    /// A range that may not be touched.
+    #[error("{0}")]
+    Range(RangeError),
+    /// Rights that no machine takes.
+    #[error("illegal set of rights")]
+    IllegalGrants,
+    /// The buffer for evidence is too small.
+    #[error("buffer of {given:#x} bytes, {needed:#x} needed")]
+    BufferTooSmall {
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes given.
+        given: usize,
+    },
+    /// A VMSA page may not begin at a multiple of 2 MiB (`rmp_semantics` RMP-025).
+    #[error("state frame {at:#x} is 2 MiB aligned")]
+    VmsaAligned2m {
+        /// The frame.
+        at: PhysAddr,
+    },
+    /// There is no such vCPU.
+    #[error("no {id}")]
+    UnknownVcpu {
+        /// Its number.
+        id: VcpuId,
+    },
+    /// The level has no vCPU here.
+    #[error("level {} has no vCPU here", level.number())]
+    NoVcpu {
+        /// The level.
+        level: GuestLevel,
+    },
+    /// The frame is no state frame of that level.
+    #[error("frame {at:#x} is no state frame")]
+    NotAStateFrame {
+        /// The frame.
+        at: PhysAddr,
+    },
+    /// The seed is for another vCPU than the one that installs it.
+    #[error("seed for {target} installed on {here}")]
+    WrongVcpu {
+        /// The vCPU it is for.
+        target: VcpuId,
+        /// The vCPU that tried.
+        here: VcpuId,
+    },
+    /// The vCPU of this VMSA runs.
+    #[error("vCPU of VMSA {at:#x} runs")]
+    VcpuRuns {
+        /// The VMSA.
+        at: PhysAddr,
+    },
+    /// The frame serves a vCPU already.
+    #[error("frame {at:#x} already is a state frame")]
+    FrameInUse {
+        /// The frame.
+        at: PhysAddr,
+    },
+    /// Another vCPU is at work on the frame, or as many frames are admitted for the level of that vCPU as there is room for.
+    #[error("state frame {at:#x} has to wait")]
+    FrameBusy {
+        /// The frame.
+        at: PhysAddr,
+    },
+    /// Another vCPU uses the message channel and does not finish.
+    #[error("guest message channel is busy")]
+    ChannelBusy,
+    /// A step failed, and so did undoing the steps before it. The frame is valid and no lower level has a right to it; it
+    /// must not be used any more.
+    #[error("frame {at:#x} could not be given back")]
+    Quarantined {
+        /// The frame, or the first one of a 2 MiB page.
+        at: PhysAddr,
+    },
+    /// A call of the level is not answered yet.
+    #[error("level {} has an unanswered call", level.number())]
+    CallUnanswered {
+        /// The level.
+        level: GuestLevel,
+    },
+    /// A VMSA has contents that are not allowed.
+    #[error("VMSA field {field} has a value that is not allowed")]
+    BadVmsa {
+        /// The field.
+        field: &'static str,
+    },
+    /// An event that cannot be given to a level.
+    #[error("vector {vector:#x} cannot be injected")]
+    BadVector {
+        /// Its vector.
+        vector: u8,
+    },
+    /// The backend cannot do it on this machine.
+    #[error("{what} is not available")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The request needs a GHCB page, and none is registered.
+    #[error("no GHCB page is registered")]
+    NoGhcbPage,
+
+    /// PVALIDATE gave another code than success.
+    #[error("PVALIDATE code {:#x}", code.0)]
+    Pvalidate {
+        /// EAX.
+        code: PvalidateCode,
+    },
+    /// PVALIDATE changed nothing: the page was in that state (rule M2).
+    #[error("PVALIDATE changed nothing")]
+    NoChange,
+    /// RMPADJUST gave another code than success.
+    #[error("RMPADJUST code {:#x}", code.0)]
+    Rmpadjust {
+        /// EAX.
+        code: RmpCode,
+    },
+    /// RMPQUERY gave another code than success.
+    #[error("RMPQUERY code {:#x}", code.0)]
+    Rmpquery {
+        /// EAX.
+        code: RmpCode,
+    },
+    /// An instruction faulted.
+    #[error("instruction fault: {0}")]
+    Fault(Fault),
+    /// An access to guest memory did not happen.
+    #[error("memory at {at:#x} is not accessible")]
+    Memory {
+        /// Where.
+        at: PhysAddr,
+        /// What the memory handle said.
+        kind: ErrorKind,
+    },
+    /// SEV_STATUS says that this is no SNP guest, or that features are on which this backend cannot run with.
+    #[error("SEV_STATUS {status:#x} is not supported")]
+    SevStatus {
+        /// The register.
+        status: u64,
+    },
+
+    /// The secrets page says that there is no L1.
+    #[error("secrets page names no SVSM")]
+    NoSvsm,
+    /// A field of the secrets page that L1 filled has a value that is not allowed.
+    #[error("secrets page field {field} has a value that is not allowed")]
+    BadSecrets {
+        /// The field.
+        field: &'static str,
+    },
+    /// The level that the machine shows is not the one that L1's secrets page names (H3).
+    #[error("secrets page says VMPL{told:#x}, but RMPADJUST for VMPL{probed:#x} says otherwise")]
+    LevelMismatch {
+        /// What the page says.
+        told: u8,
+        /// Target of the probe that contradicts it.
+        probed: u8,
+    },
+    /// L1 refused a call.
+    #[error("L1 answered {result:#x}")]
+    Monitor {
+        /// What the result means to a guest.
+        kind: ErrorKind,
+        /// Lower half of RAX.
+        result: u32,
+    },
+
+    /// An answer of the MSR protocol belongs to another request, or has reserved bits set.
+    #[error("request {sent:#x} of the GHCB MSR protocol got {got:#x}")]
+    UnexpectedResponse {
+        /// Value of the GHCB MSR at VMGEXIT.
+        sent: u64,
+        /// Its value afterwards.
+        got: u64,
+    },
+    /// The host speaks versions of the GHCB protocol that do not include version 2.
+    #[error("host speaks GHCB protocol versions {min:#x} to {max:#x}")]
+    VersionRange {
+        /// Lowest.
+        min: u16,
+        /// Highest.
+        max: u16,
+    },
+    /// The host lacks features that are needed.
+    #[error("host lacks features {missing:#x}")]
+    MissingFeatures {
+        /// The missing bits.
+        missing: u64,
+    },
+    /// The host did not register the GHCB page that was asked for.
+    #[error("GHCB frame {asked:#x} not registered, answer {got:#x}")]
+    GhcbRefused {
+        /// Frame number asked for.
+        asked: u64,
+        /// Frame number in the answer; all ones for a refusal.
+        got: u64,
+    },
+    /// The host failed a page state change.
+    #[error("page state change failed with {code:#x}")]
+    PageState {
+        /// SW_EXITINFO2, or bits 63:32 of the MSR answer.
+        code: u64,
+    },
+    /// The host changed the header of a page state list in a way that it may not.
+    #[error("page state cursor {was:#x} became {now:#x}, last entry {end:#x}, reserved {reserved:#x}")]
+    PageStateHeader {
+        /// Cursor before.
+        was: u16,
+        /// Cursor after.
+        now: u16,
+        /// Last entry after.
+        end: u16,
+        /// Reserved word after.
+        reserved: u32,
+    },
+    /// The host did not finish a page state list in as many exits as it has entries, and one more.
+    #[error("page state list not finished after {exits:#x} exits")]
+    PageStateStalled {
+        /// Exits used.
+        exits: u32,
+    },
+    /// The host refused to run another VMPL.
+    #[error("run VMPL refused with {code:#x}")]
+    RunVmpl {
+        /// Bits 63:32 of the MSR answer.
+        code: u32,
+    },
+    /// L1 did not serve the call: its mark in the call area is still there (SW-06, SW-07).
+    #[error("call mark is still pending, L1 did not run")]
+    NotServed,
+    /// L1 served the call, but the host's answer to the switch is wrong. The answer is lost; calling again may do it twice.
+    #[error("call was served, but the switch came back with {got:#x}")]
+    SwitchInDoubt {
+        /// GHCB MSR, or SW_EXITINFO1.
+        got: u64,
+    },
+    /// An answer in the GHCB page lacks the valid bit of a field it must have.
+    #[error("GHCB answer lacks field {field:?}")]
+    MissingField {
+        /// The field's bit.
+        field: ValidBit,
+    },
+    /// The host wants an exception raised that it may ask for: #GP or #UD.
+    #[error("host asks for exception {info:#x}")]
+    Exception {
+        /// SW_EXITINFO2 in the format of EVENTINJ.
+        info: u64,
+    },
+    /// The host wants an exception raised that it may not ask for (GH-03).
+    #[error("host asks for a forbidden exception, {info:#x}")]
+    ForbiddenException {
+        /// SW_EXITINFO2.
+        info: u64,
+    },
+    /// The host calls a GHCB request malformed.
+    #[error("host calls the request malformed, {code:#x}")]
+    MalformedRequest {
+        /// SW_EXITINFO2.
+        code: u64,
+    },
+    /// SW_EXITINFO1 has a status that the protocol does not know.
+    #[error("unknown status {status:#x} in SW_EXITINFO1")]
+    UnknownStatus {
+        /// SW_EXITINFO1.
+        status: u64,
+    },
+
+    /// The host says that a guest message was not answered. The channel is closed from now on.
+    #[error("guest request failed, host {host:#x}, firmware {firmware:#x}")]
+    GuestRequest {
+        /// SW_EXITINFO2\[63:32\].
+        host: u32,
+        /// SW_EXITINFO2\[31:0\], as the host tells it.
+        firmware: u32,
+    },
+    /// A response page is not what the firmware answers to this request. The channel is closed from now on.
+    #[error("guest message response has a wrong {field}")]
+    BadResponse {
+        /// Header or payload field.
+        field: &'static str,
+    },
+    /// A response does not decrypt. The channel is closed from now on.
+    #[error("guest message response is not authentic")]
+    NotAuthentic,
+    /// The firmware answered with an error, under its own key.
+    #[error("firmware status {status:#x}")]
+    Firmware {
+        /// STATUS of the response.
+        status: u32,
+    },
+    /// The channel's key is gone: closed earlier, used up, or never there.
+    #[error("guest message channel is closed")]
+    ChannelClosed,
+}
+
+impl SnpError {
+    /// Turns an error of a memory handle into one of this backend.
+    pub fn memory<F: Error>(at: PhysAddr) -> impl FnOnce(F) -> Self {
+        move |fault| Self::Memory { at, kind: fault.kind() }
+    }
+}
+
+impl From<RangeError> for SnpError {
+    fn from(error: RangeError) -> Self {
+        Self::Range(error)
+    }
+}
+
+impl From<Fault> for SnpError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl core::error::Error for SnpError {}
+
+impl Error for SnpError {
+    fn kind(&self) -> ErrorKind {
+        match *self {
+            Self::Range(error) => error.into(),
+            Self::IllegalGrants | Self::BufferTooSmall { .. } | Self::WrongVcpu { .. } | Self::BadVector { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::VmsaAligned2m { .. } => ErrorKind::Misaligned,
+            Self::UnknownVcpu { .. } | Self::NoVcpu { .. } | Self::NotAStateFrame { .. } => ErrorKind::NotFound,
+            Self::VcpuRuns { .. } | Self::CallUnanswered { .. } | Self::FrameInUse { .. } => ErrorKind::InUse,
+            Self::FrameBusy { .. } | Self::ChannelBusy => ErrorKind::Busy,
+            Self::Quarantined { .. } => ErrorKind::Quarantined,
+            Self::BadVmsa { .. } | Self::BadSecrets { .. } => ErrorKind::BadState,
+            Self::Unsupported { .. }
+            | Self::NoGhcbPage
+            | Self::SevStatus { .. }
+            | Self::NoSvsm
+            | Self::MissingFeatures { .. } => ErrorKind::Unsupported,
+            Self::VersionRange { min, max } if min <= max => ErrorKind::Unsupported,
+            Self::Pvalidate { code: PvalidateCode::FAIL_SIZEMISMATCH } => ErrorKind::SizeMismatch,
+            Self::Pvalidate { .. } => ErrorKind::Refused,
+            Self::NoChange => ErrorKind::AlreadyInState,
+            Self::Rmpadjust { code } | Self::Rmpquery { code } => match code {
+                RmpCode::FAIL_PERMISSION => ErrorKind::NotPermitted,
+                RmpCode::FAIL_INUSE => ErrorKind::InUse,
+                RmpCode::FAIL_SIZEMISMATCH => ErrorKind::SizeMismatch,
+                _ => ErrorKind::Refused,
+            },
+            Self::Fault(Fault::InvalidOpcode) => ErrorKind::Unsupported,
+            Self::Fault(_) => ErrorKind::Inaccessible,
+            Self::Memory { kind, .. } | Self::Monitor { kind, .. } => kind,
+            Self::PageState { .. }
+            | Self::RunVmpl { .. }
+            | Self::SwitchInDoubt { .. }
+            | Self::Exception { .. }
+            | Self::MalformedRequest { .. }
+            | Self::GuestRequest { .. } => ErrorKind::HostRefused,
+            Self::GhcbRefused { got: NO_FRAME, .. } => ErrorKind::HostRefused,
+            Self::GhcbRefused { .. }
+            | Self::LevelMismatch { .. }
+            | Self::UnexpectedResponse { .. }
+            | Self::VersionRange { .. }
+            | Self::PageStateHeader { .. }
+            | Self::PageStateStalled { .. }
+            | Self::NotServed
+            | Self::MissingField { .. }
+            | Self::ForbiddenException { .. }
+            | Self::UnknownStatus { .. }
+            | Self::BadResponse { .. }
+            | Self::NotAuthentic => ErrorKind::HostMisbehaved,
+            Self::Firmware { .. } => ErrorKind::Refused,
+            Self::ChannelClosed => ErrorKind::ChannelClosed,
+        }
+    }
+}
+
+/// Frame number in an answer that names no frame.
+const NO_FRAME: u64 = u64::MAX >> 12;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::string::ToString;
+
+    use super::*;
+
+    /// One of each, all with the same numbers inside.
+    fn samples() -> [SnpError; 49] {
+        let (at, id, level, code) = (PhysAddr::new(0x1000), VcpuId(1), GuestLevel::ONE, RmpCode(1));
+        [
+            SnpError::Range(RangeError::Empty { at }),
+            SnpError::IllegalGrants,
+            SnpError::BufferTooSmall { needed: 1, given: 1 },
+            SnpError::VmsaAligned2m { at },
+            SnpError::UnknownVcpu { id },
+            SnpError::NoVcpu { level },
+            SnpError::NotAStateFrame { at },
+            SnpError::WrongVcpu { target: id, here: id },
+            SnpError::VcpuRuns { at },
+            SnpError::FrameInUse { at },
+            SnpError::FrameBusy { at },
+            SnpError::ChannelBusy,
+            SnpError::Quarantined { at },
+            SnpError::CallUnanswered { level },
+            SnpError::BadVmsa { field: "field" },
+            SnpError::BadVector { vector: 1 },
+            SnpError::Unsupported { what: "field" },
+            SnpError::NoGhcbPage,
+            SnpError::Pvalidate { code: PvalidateCode(1) },
+            SnpError::NoChange,
+            SnpError::Rmpadjust { code },
+            SnpError::Rmpquery { code },
+            SnpError::Fault(Fault::InvalidOpcode),
+            SnpError::Memory { at, kind: ErrorKind::Inaccessible },
+            SnpError::SevStatus { status: 1 },
+            SnpError::NoSvsm,
+            SnpError::BadSecrets { field: "field" },
+            SnpError::LevelMismatch { told: 1, probed: 1 },
+            SnpError::Monitor { kind: ErrorKind::Busy, result: 1 },
+            SnpError::UnexpectedResponse { sent: 1, got: 1 },
+            SnpError::VersionRange { min: 1, max: 1 },
+            SnpError::MissingFeatures { missing: 1 },
+            SnpError::GhcbRefused { asked: 1, got: 1 },
+            SnpError::PageState { code: 1 },
+            SnpError::PageStateHeader { was: 1, now: 1, end: 1, reserved: 1 },
+            SnpError::PageStateStalled { exits: 1 },
+            SnpError::RunVmpl { code: 1 },
+            SnpError::NotServed,
+            SnpError::SwitchInDoubt { got: 1 },
+            SnpError::MissingField { field: ValidBit::RAX },
+            SnpError::Exception { info: 1 },
+            SnpError::ForbiddenException { info: 1 },
+            SnpError::MalformedRequest { code: 1 },
+            SnpError::UnknownStatus { status: 1 },
+            SnpError::GuestRequest { host: 1, firmware: 1 },
+            SnpError::BadResponse { field: "field" },
+            SnpError::NotAuthentic,
+            SnpError::Firmware { status: 1 },
+            SnpError::ChannelClosed,
+        ]
+    }
+
+    #[test]
+    fn no_two_errors_read_alike() {
+        let texts: BTreeSet<_> = samples().iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), samples().len());
+        assert!(texts.iter().all(|text| !text.ends_with('.')));
+    }
+
+    #[test]
+    fn a_memory_error_keeps_what_the_handle_said() {
+        let at = PhysAddr::new(0x3000);
+        let error = SnpError::memory(at)(SnpError::NoChange);
+        assert_eq!(error, SnpError::Memory { at, kind: ErrorKind::AlreadyInState });
+        assert_eq!(error.kind(), ErrorKind::AlreadyInState);
+    }
+}

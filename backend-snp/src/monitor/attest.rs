@@ -1,0 +1,90 @@
+//! Evidence: attestation reports that name a level, under the key of VMPL0.
+
+use core::mem::offset_of;
+
+use coco_part_api::memory::offset;
+use coco_part_api::{
+    Attest, AttestFor, Binding, DataForm, Evidence, GuestLevel, GuestMemory, Level, RangeError, report_data,
+};
+
+use super::shared::MessageKey;
+use super::{L1, vmpl};
+use crate::abi::secrets::{SecretsPage, Vmpck};
+use crate::error::SnpError;
+use crate::instr::{Port, Vmpl};
+use crate::message::{Channel, MessagePages, REPORT_LEN};
+
+/// How often another vCPU's message is waited for. It may take long: the host carries it.
+const TRIES: u32 = 64;
+
+impl<P: Port, M: GuestMemory> Attest for L1<'_, P, M> {
+    /// A report for VMPL0 over the caller's bytes as they are: only L1's own code gets here.
+    ///
+    /// # Errors
+    /// [`SnpError::BufferTooSmall`] before anything is sent; [`SnpError::ChannelBusy`] while another vCPU uses the key; else
+    /// as [`Channel::report`].
+    fn attest(&mut self, data: &[u8; 64], out: &mut [u8]) -> Result<Evidence, SnpError> {
+        let len = self.report(data, Vmpl::VMPL0, out)?;
+        Ok(Evidence { len, names: Level::Monitor, bound_by: Binding::Hardware, data: DataForm::Verbatim })
+    }
+}
+
+impl<P: Port, M: GuestMemory> AttestFor for L1<'_, P, M> {
+    /// A report for the level's VMPL; its data is a digest of L1 (A1).
+    ///
+    /// # Errors
+    /// As [`attest`](Attest::attest); [`SnpError::NoVcpu`] for a level that is not in use.
+    fn attest_for(
+        &mut self,
+        level: GuestLevel,
+        nonce: &[u8; 64],
+        manifest: &[u8],
+        out: &mut [u8],
+    ) -> Result<Evidence, SnpError> {
+        if !self.levels.contains(&level) {
+            return Err(SnpError::NoVcpu { level });
+        }
+        let data = report_data(level.into(), nonce, manifest);
+        let len = self.report(&data, vmpl(level), out)?;
+        Ok(Evidence { len, names: level.into(), bound_by: Binding::Hardware, data: DataForm::Digest })
+    }
+}
+
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
+    fn report(&mut self, data: &[u8; 64], vmpl: Vmpl, out: &mut [u8]) -> Result<usize, SnpError> {
+        let given = out.len();
+        let too_small = SnpError::BufferTooSmall { needed: REPORT_LEN, given };
+        let out = out.get_mut(..REPORT_LEN).ok_or(too_small)?;
+        let pages = MessagePages::new(self.request, self.response)?;
+        let lock = self.channel;
+        let mut guard = (0..TRIES)
+            .find_map(|_| {
+                let guard = lock.try_lock();
+                if guard.is_none() {
+                    self.port.pause();
+                }
+                guard
+            })
+            .ok_or(SnpError::ChannelBusy)?;
+        let shared = guard.as_mut().ok_or(SnpError::ChannelClosed)?;
+        let memory = self.shared_memory.clone();
+        let mut channel = Channel::new(&mut shared.key, Vmpl::VMPL0, shared.last, memory, pages);
+        let report = channel.report(&mut self.port, &mut self.host, data, vmpl);
+        (shared.key, shared.last) = channel.into_parts();
+        out.copy_from_slice(&report?);
+        Ok(REPORT_LEN)
+    }
+}
+
+/// Takes the key of VMPL0 from the secrets page, unless another vCPU has done so.
+pub(super) fn open_channel<P: Port, M: GuestMemory>(l1: &L1<'_, P, M>) -> Result<(), SnpError> {
+    let Some(mut guard) = l1.channel.try_lock() else { return Ok(()) };
+    if guard.is_none() {
+        let page = l1.secrets.start_address();
+        let at = offset(page, offset_of!(SecretsPage, vmpck0) as u64).ok_or(RangeError::OutsideMap { at: page })?;
+        let mut key = Vmpck([0; 32]);
+        l1.memory.read(at, &mut key.0).map_err(SnpError::memory(at))?;
+        *guard = Some(MessageKey { key, last: 0 });
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Pages of the levels below L1.
+
+use coco_part_api::{
+    After, Block, FrameRange, Grant, Grants, GuestLevel, GuestMemory, NotYet, Origin, Rights, Stopped,
+};
+
+use super::L1;
+use super::blocks::OnMismatch;
+use super::validate::at_start;
+use crate::error::SnpError;
+use crate::instr::Port;
+
+/// Whether rights were cut that TLBs may still hold.
+#[derive(Debug, Default)]
+#[must_use = "a cut right lives on in TLBs until the cut is redeemed"]
+pub struct Cut {
+    pending: bool,
+}
+
+/// Proof that a flush of all TLBs came after the cut.
+#[derive(Debug)]
+pub struct Flushed(());
+
+impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
+    type Cut = Cut;
+    type Flushed = Flushed;
+
+    /// Per block: PVALIDATE, zero, RMPADJUST for each level that gets a right. A page that becomes valid has no rights of
+    /// lower levels (RMP-005, and `rescind_from` comes after `withdraw`), so nothing is revoked first.
+    ///
+    /// For [`Origin::Request`] the guest has agreed the page state itself, and a size mismatch is reported. The error
+    /// [`SnpError::Quarantined`] says that the block at `done` is valid, unreachable for lower levels, and to be given up.
+    fn validate_for(&mut self, range: FrameRange, grants: &Grants, by: Origin) -> Result<(), Stopped<SnpError>> {
+        self.check(range, grants)?;
+        let step = |l1: &mut Self, block: Block| l1.validate_block(block, grants);
+        match by {
+            Origin::Monitor => self.with_private(range, step),
+            Origin::Request => self.each(range, OnMismatch::Report, step),
+        }
+    }
+
+    fn publish(&mut self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<SnpError>> {
+        self.check(range, grants)?;
+        self.each(range, OnMismatch::Split, |l1, block| l1.grant_block(block, grants))
+    }
+
+    /// RMPADJUST to no rights, for each level in use.
+    ///
+    /// At the block where it stops, the levels before the one that failed have no rights any more.
+    fn withdraw(&mut self, range: FrameRange, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
+        self.map.check(range).map_err(at_start)?;
+        self.each(range, OnMismatch::Split, |l1, block| {
+            for &level in l1.levels {
+                l1.adjust(block, level, Rights::empty())?;
+                cut.pending = true;
+            }
+            Ok(())
+        })
+    }
+
+    /// One INVLPGB for everything and one TLBSYNC, if there is something to flush. Never [`NotYet`].
+    fn redeem(&mut self, cut: Cut) -> Result<Flushed, NotYet<Cut>> {
+        if cut.pending {
+            self.flush();
+        }
+        Ok(Flushed(()))
+    }
+
+    fn regrant(&mut self, range: FrameRange, grants: &Grants, _proof: &Flushed) -> Result<(), Stopped<SnpError>> {
+        self.publish(range, grants)
+    }
+
+    /// PVALIDATE to not valid. The guest does the host's part of its own request.
+    fn rescind_from(
+        &mut self,
+        range: FrameRange,
+        then: After,
+        by: Origin,
+        _proof: &Flushed,
+    ) -> Result<(), Stopped<SnpError>> {
+        self.map.check(range).map_err(at_start)?;
+        match by {
+            Origin::Monitor => self.give_up(range, OnMismatch::Split, then == After::Shared),
+            Origin::Request => self.give_up(range, OnMismatch::Report, false),
+        }
+    }
+
+    /// RMPADJUST for each level in use. The old rights are not known, so everything but all rights counts as a cut.
+    ///
+    /// The block at which it stops may have the new rights for some levels and the old ones for others.
+    fn set_rights(&mut self, range: FrameRange, grants: &Grants, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
+        self.check(range, grants)?;
+        self.each(range, OnMismatch::Split, |l1, block| {
+            for &level in l1.levels {
+                let rights = grants.of(level);
+                l1.adjust(block, level, rights)?;
+                cut.pending |= rights != Rights::all();
+            }
+            Ok(())
+        })
+    }
+}
+
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
+    /// Range inside the map (M1); grants legal, and for levels in use only.
+    fn check(&self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<SnpError>> {
+        self.map.check(range).map_err(at_start)?;
+        let unused = |level: &GuestLevel| !self.levels.contains(level);
+        let stray = GuestLevel::ALL.iter().filter(|level| unused(level)).any(|level| !grants.of(*level).is_empty());
+        if !grants.is_legal() || stray {
+            return Err(at_start(SnpError::IllegalGrants));
+        }
+        Ok(())
+    }
+}
