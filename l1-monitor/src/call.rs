@@ -1,0 +1,164 @@
+//! One call of a guest: who calls, and what a service may do for it.
+
+use coco_part_api::svsm::{CALL_BUFFER, CallResult};
+use coco_part_api::{
+    CallRegs, Error, FrameRange, Grant, Grants, GuestLevel, GuestMemory, Monitor as Backend, NotYet, Processor, Rights,
+    Stopped, VcpuId,
+};
+use x86_64::PhysAddr;
+use x86_64::structures::paging::{PhysFrame, Size4KiB};
+
+use crate::ledger::{Claim, Refusal, State};
+use crate::shared::Shared;
+use crate::storage::Phase;
+
+/// Who calls: taken from the registry and from the exit, never from memory that the caller can write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) vcpu: VcpuId,
+    pub(crate) level: GuestLevel,
+    pub(crate) state: PhysFrame<Size4KiB>,
+    pub(crate) call_area: PhysFrame<Size4KiB>,
+}
+
+impl Caller {
+    /// The ledger state of its ordinary memory.
+    pub(crate) const fn own(&self) -> State {
+        State::Guest(self.level)
+    }
+
+    /// The rights it has on that memory.
+    pub(crate) const fn grants(&self) -> Grants {
+        Grants::one(self.level, Rights::RAM)
+    }
+}
+
+/// A call being served.
+pub(crate) struct Call<'c, 'a, B: Backend, P, const VCPUS: usize> {
+    pub(crate) backend: &'c mut B,
+    pub(crate) processor: &'c mut P,
+    pub(crate) shared: &'c Shared<'a, B::Seed, VCPUS>,
+    pub(crate) caller: Caller,
+    pub(crate) regs: CallRegs,
+}
+
+impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
+    /// Claims frames that must be the caller's ordinary memory (rule M7).
+    pub(crate) fn claim_own(&self, range: FrameRange) -> Result<Claim<'a>, CallResult> {
+        self.shared.memory.check(range).map_err(|_| CallResult::INVALID_ADDRESS)?;
+        self.shared.ledger.claim(range, self.caller.own()).map_err(refused)
+    }
+
+    /// Keeps a page that holds an argument of the caller: a page of its own, or the buffer of its call area.
+    ///
+    /// While it is kept no other vCPU can turn the page into something that L1 must not write to.
+    pub(crate) fn keep_argument(&self, at: PhysAddr) -> Result<Kept<'a>, CallResult> {
+        let page = PhysFrame::containing_address(at);
+        if page == self.caller.call_area {
+            // Nobody else moves or frees it: that takes this call's end (registry), and its first bytes are not buffer.
+            let is_buffer = at.as_u64() % page.size() >= CALL_BUFFER;
+            return if is_buffer { Ok(Kept { _claim: None }) } else { Err(CallResult::INVALID_ADDRESS) };
+        }
+        Ok(Kept { _claim: Some(self.claim_own(FrameRange::of(page))?) })
+    }
+
+    pub(crate) fn read(&self, at: PhysAddr, into: &mut [u8]) -> Result<(), CallResult> {
+        self.backend.memory().read(at, into).map_err(|_| CallResult::INVALID_ADDRESS)
+    }
+
+    pub(crate) fn write(&self, at: PhysAddr, from: &[u8]) -> Result<(), CallResult> {
+        self.backend.memory().write(at, from).map_err(|_| CallResult::INVALID_ADDRESS)
+    }
+
+    /// Redeems a cut. `None` only when the monitor died meanwhile.
+    pub(crate) fn flush(&mut self, cut: B::Cut) -> Option<B::Flushed> {
+        flush(self.backend, self.processor, self.shared, self.caller.vcpu, cut)
+    }
+
+    /// Gives a claim's first `frames`, whose rights were cut, back to the caller with their contents (rule M4).
+    ///
+    /// What the machine does not take back is quarantined; what lies behind `frames` goes where the claim came from.
+    pub(crate) fn give_back(
+        &mut self,
+        mut claim: Claim<'a>,
+        frames: u64,
+        proof: &B::Flushed,
+    ) -> Result<(), CallResult> {
+        let Some(range) = claim.rest().and_then(|rest| rest.take(frames)) else { return Ok(()) };
+        match self.backend.regrant(range, &self.caller.grants(), proof) {
+            Ok(()) => {
+                claim.commit_first(range.frames(), self.caller.own());
+                Ok(())
+            }
+            Err(stopped) => {
+                let done = stopped.done.min(range.frames());
+                claim.commit_first(done, self.caller.own());
+                claim.commit_first(range.frames() - done, State::Quarantined);
+                log::error!("could not give {} frames back: quarantined", range.frames() - done);
+                Err(failed(&stopped))
+            }
+        }
+    }
+}
+
+/// An argument page that stays what it is until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Kept<'a> {
+    _claim: Option<Claim<'a>>,
+}
+
+/// Waits until no vCPU can use what was cut: kicks those that run guests, pauses, asks again (rule M5).
+///
+/// There is no limit: giving up would need the very proof that is missing. A host that withholds the kick stops this
+/// call and nothing else. `None` when the monitor was declared dead; the caller then quarantines what was cut.
+pub(crate) fn flush<B: Grant, P: Processor, Seed, const VCPUS: usize>(
+    backend: &mut B,
+    processor: &mut P,
+    shared: &Shared<'_, Seed, VCPUS>,
+    own: VcpuId,
+    mut cut: B::Cut,
+) -> Option<B::Flushed> {
+    let mut pauses = 0_u32;
+    loop {
+        cut = match backend.redeem(cut) {
+            Ok(proof) => return Some(proof),
+            Err(NotYet(cut)) => cut,
+        };
+        if shared.storage.is_dead() {
+            return None;
+        }
+        if pauses == 0 {
+            for id in (0..VCPUS as u32).map(VcpuId).filter(|id| *id != own && shared.has_vcpu(*id)) {
+                let runs = shared.storage.with(|registry| registry.of(id).any(|record| record.phase == Phase::Current));
+                if runs {
+                    processor.kick(id);
+                }
+            }
+        }
+        processor.pause();
+        pauses = (pauses + 1) % shared.limits.pauses_per_kick.max(1);
+    }
+}
+
+/// The frame at an address from a register.
+///
+/// # Errors
+/// `INVALID_ADDRESS` beyond 2^52, `INVALID_PARAMETER` when not a multiple of 4 KiB.
+pub(crate) fn frame(address: u64) -> Result<PhysFrame<Size4KiB>, CallResult> {
+    let at = PhysAddr::try_new(address).map_err(|_| CallResult::INVALID_ADDRESS)?;
+    PhysFrame::from_start_address(at).map_err(|_| CallResult::INVALID_PARAMETER)
+}
+
+/// The answer to a claim that was refused: somebody is at work there, or it is not the caller's to name.
+pub(crate) fn refused(refusal: Refusal) -> CallResult {
+    match refusal {
+        Refusal::Busy { .. } => CallResult::BUSY,
+        Refusal::Outside | Refusal::Found { .. } => CallResult::INVALID_ADDRESS,
+    }
+}
+
+/// The answer to a stop of the backend.
+pub(crate) fn failed<E: Error>(stopped: &Stopped<E>) -> CallResult {
+    log::debug!("backend stopped after {} frames: {:?}", stopped.done, stopped.cause.kind());
+    CallResult::from(stopped.cause.kind())
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod call;
+mod launch;
+pub mod ledger;
+mod monitor;
+mod service;
+mod shared;
+pub mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use launch::{GuestLaunch, SetupError};
+pub use ledger::{Ledger, State};
+pub use monitor::{Monitor, Outcome, Step, Stop};
+pub use shared::{Limits, Shared};
+pub use storage::Storage;

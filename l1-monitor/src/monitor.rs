@@ -1,0 +1,236 @@
+//! The loop of one vCPU: run the guest, look at the exit, serve it, run again.
+
+use coco_part_api::svsm::CallResult;
+use coco_part_api::{Error, ErrorKind, Exit, Monitor as Backend, PendingCall, Processor, VcpuId};
+use x86_64::structures::paging::{PhysFrame, Size4KiB};
+
+use crate::call::{Call, Caller};
+use crate::service;
+use crate::shared::Shared;
+use crate::storage::{Phase, Record, Serving};
+
+/// The monitor on one vCPU. It owns that vCPU's backend; everything else is shared.
+#[derive(Debug)]
+pub struct Monitor<'a, B: Backend, P, const VCPUS: usize> {
+    pub(crate) backend: B,
+    pub(crate) processor: P,
+    pub(crate) shared: Shared<'a, B::Seed, VCPUS>,
+    own: VcpuId,
+    host_errors: u32,
+}
+
+/// Why the guest's part on this vCPU is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It shut itself down (triple fault or the like).
+    Shutdown,
+    /// It executed CPUID in a way that traps. This version serves guests that call, not guests that trap.
+    Cpuid,
+    /// It accessed a model-specific register, and that traps.
+    Msr,
+    /// It accessed an I/O port, and that traps.
+    Port,
+    /// It accessed memory that does not answer.
+    Memory,
+    /// It asked for the host, which is not passed on in this version.
+    HostCall,
+    /// Anything else, with the vendor's code.
+    Other {
+        /// Vendor's exit code.
+        code: u64,
+    },
+    /// Its state cannot be reached any more, so an answer could not be given.
+    StateLost,
+}
+
+/// What one iteration of the loop did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// No vCPU of the guest here, or it halted: idled once.
+    Idle,
+    /// Served a call with this result.
+    Served(CallResult),
+    /// Nothing came of it; running again is right.
+    Again,
+    /// The guest's vCPU here does not run any more. Another one may be posted later.
+    Stopped(Stop),
+    /// The host failed too often in a row.
+    HostGaveUp,
+    /// The monitor was declared dead.
+    Dead,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest's vCPU here does not run any more. Run the loop again to wait for another one.
+    Stopped(Stop),
+    /// The host failed too often in a row.
+    HostGaveUp,
+    /// The monitor was declared dead.
+    Dead,
+}
+
+impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> {
+    /// The monitor of the vCPU that `backend` is for.
+    pub fn new(backend: B, processor: P, shared: Shared<'a, B::Seed, VCPUS>) -> Self {
+        let own = backend.vcpu();
+        Self { backend, processor, shared, own, host_errors: 0 }
+    }
+
+    /// The backend, for integrators that need more of it than the monitor does.
+    pub fn backend(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// What this vCPU's monitor shares with the others.
+    pub const fn shared(&self) -> &Shared<'a, B::Seed, VCPUS> {
+        &self.shared
+    }
+
+    /// Serves the guest on this vCPU until that is over.
+    pub fn run(&mut self) -> Outcome {
+        loop {
+            match self.step() {
+                Step::Stopped(stop) => return Outcome::Stopped(stop),
+                Step::HostGaveUp => return Outcome::HostGaveUp,
+                Step::Dead => return Outcome::Dead,
+                Step::Idle | Step::Served(_) | Step::Again => {}
+            }
+        }
+    }
+
+    /// One iteration: takes a posted vCPU, then runs the guest once, or idles when there is none.
+    pub fn step(&mut self) -> Step {
+        if self.shared.storage.is_dead() {
+            return Step::Dead;
+        }
+        self.take_posted();
+        let Some(current) = self.shared.storage.current(self.own) else {
+            self.processor.idle();
+            return Step::Idle;
+        };
+        match self.backend.run(current.terms.level) {
+            Ok(exit) => {
+                self.host_errors = 0;
+                self.look_at(exit, &current)
+            }
+            Err(error) => self.did_not_run(error.kind(), &current),
+        }
+    }
+
+    /// Installs what was posted for this vCPU. An older vCPU stays admitted but does not run any more.
+    fn take_posted(&mut self) {
+        let storage = self.shared.storage;
+        let Some((state, seed)) = storage.take(self.own) else { return };
+        match self.backend.install(seed) {
+            Ok(()) => {
+                storage.with(|registry| registry.make_current(self.own, state));
+                storage.release(self.own);
+            }
+            Err((seed, error)) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Busy) => {
+                storage.post(self.own, state, seed);
+            }
+            Err((_, error)) => {
+                log::error!("{}: cannot install a posted vCPU: {:?}", self.own, error.kind());
+                self.park(state, Phase::Posted);
+                storage.release(self.own);
+            }
+        }
+    }
+
+    /// Every exit by name: a new one must be decided on here.
+    fn look_at(&mut self, exit: Exit, current: &Record) -> Step {
+        let stop = match exit {
+            Exit::Call(pending) => return self.serve(pending, current, false),
+            Exit::MalformedCall(pending) => return self.serve(pending, current, true),
+            Exit::Spurious | Exit::InterruptPending => {
+                self.processor.pause();
+                return Step::Again;
+            }
+            Exit::Halt => {
+                self.processor.idle();
+                return Step::Idle;
+            }
+            Exit::Shutdown => Stop::Shutdown,
+            Exit::Cpuid { .. } => Stop::Cpuid,
+            Exit::Msr(_) => Stop::Msr,
+            Exit::Port(_) => Stop::Port,
+            Exit::Memory(_) => Stop::Memory,
+            Exit::HostCall(_) => Stop::HostCall,
+            Exit::Other { code } => Stop::Other { code },
+        };
+        self.stop(stop, current)
+    }
+
+    /// Serves a pending call once (S1). It belongs to the frame that was current when this vCPU ran the guest.
+    fn serve(&mut self, pending: PendingCall, current: &Record, is_malformed: bool) -> Step {
+        let record = loop {
+            let level = pending.level();
+            match self.shared.storage.with(|registry| registry.begin_serving(self.own, current.state, level)) {
+                Serving::Yes(record) => break record,
+                Serving::Wait => self.processor.pause(),
+                // Deleted since it called: nobody waits for the answer, and its registers are not ours to write.
+                Serving::Gone => return Step::Again,
+            }
+        };
+        let regs = pending.regs();
+        let caller = Caller {
+            vcpu: self.own,
+            level: record.terms.level,
+            state: record.state,
+            call_area: record.terms.call_area,
+        };
+        let answer = if is_malformed {
+            regs.with_result(CallResult::INVALID_FORMAT)
+        } else {
+            let Self { backend, processor, shared, .. } = self;
+            service::serve(&mut Call { backend, processor, shared, caller, regs })
+        };
+        let answered = self.backend.answer(pending, answer);
+        self.shared.storage.with(|registry| registry.end_hold(self.own, record.state));
+        match answered {
+            Ok(()) => Step::Served(answer.result()),
+            Err(error) => {
+                log::debug!("{}: no answer could be given: {:?}", self.own, error.kind());
+                self.stop(Stop::StateLost, &record)
+            }
+        }
+    }
+
+    fn did_not_run(&mut self, kind: ErrorKind, current: &Record) -> Step {
+        if kind == ErrorKind::NotFound {
+            // Deleted by another vCPU between the look at the registry and the run.
+            self.park(current.state, Phase::Current);
+            self.processor.idle();
+            return Step::Idle;
+        }
+        self.host_errors = self.host_errors.saturating_add(1);
+        log::debug!("{}: guest did not run: {kind:?}", self.own);
+        if self.host_errors >= self.shared.limits.host_errors {
+            self.host_errors = 0;
+            return Step::HostGaveUp;
+        }
+        self.processor.pause();
+        Step::Again
+    }
+
+    fn stop(&mut self, stop: Stop, current: &Record) -> Step {
+        log::debug!("{}: guest stopped: {stop:?}", self.own);
+        if self.park(current.state, Phase::Current) {
+            Step::Stopped(stop)
+        } else {
+            // Deleted meanwhile: what it did last concerns nobody.
+            Step::Again
+        }
+    }
+
+    /// Keeps a frame admitted but runs it no more; DELETE_VCPU may still take it. False when it is not in phase `from`.
+    fn park(&mut self, state: PhysFrame<Size4KiB>, from: Phase) -> bool {
+        self.shared.storage.with(|registry| registry.park(self.own, state, from))
+    }
+
+    pub(crate) const fn own(&self) -> VcpuId {
+        self.own
+    }
+}

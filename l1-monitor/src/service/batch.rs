@@ -1,0 +1,175 @@
+//! A run of list entries that give pages up: all rights are cut, one flush, then the pages go (rule M6).
+
+use coco_part_api::svsm::CallResult;
+use coco_part_api::svsm::list::{Action, Entry, MOST};
+use coco_part_api::{After, FrameRange, Monitor as Backend, Origin, Processor, Support};
+
+use super::pvalidate::{Budget, List, Todo};
+use crate::call::{Call, failed};
+use crate::ledger::{Claim, Ledger, State};
+
+/// Words of a bit set over the entries of a list.
+const SET: usize = MOST.div_ceil(64);
+
+/// Claims on the frames of entries `first..end` of a list.
+///
+/// The claims are kept as one bit per entry, since a list has hundreds and stacks are small. What is still claimed when
+/// this is dropped goes back to the caller.
+struct Batch<'l, 'a> {
+    list: &'l List,
+    ledger: Ledger<'a>,
+    own: State,
+    first: usize,
+    end: usize,
+    claimed: [u64; SET],
+}
+
+impl<'a> Batch<'_, 'a> {
+    fn push(&mut self, todo: Todo<'a>) {
+        if let Todo::Work(claim) = todo
+            && let Some(word) = self.claimed.get_mut(self.end / 64)
+        {
+            *word |= 1 << (self.end % 64);
+            claim.into_raw();
+        }
+        self.end += 1;
+    }
+
+    fn is_claimed(&self, index: usize) -> bool {
+        self.claimed.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    fn has_work(&self) -> bool {
+        self.claimed.iter().any(|word| *word != 0)
+    }
+
+    /// Frames of an entry that is claimed.
+    fn range(&self, index: usize) -> Option<FrameRange> {
+        if !self.is_claimed(index) {
+            return None;
+        }
+        Entry::decode(self.list.word(index)?).ok().map(|entry| entry.block.range())
+    }
+
+    /// Takes one entry's claim out.
+    fn take(&mut self, index: usize) -> Option<Claim<'a>> {
+        let range = self.range(index)?;
+        if let Some(word) = self.claimed.get_mut(index / 64) {
+            *word &= !(1 << (index % 64));
+        }
+        Some(Claim::from_raw(self.ledger, range, self.own))
+    }
+}
+
+impl Drop for Batch<'_, '_> {
+    fn drop(&mut self) {
+        for index in self.first..self.end {
+            drop(self.take(index));
+        }
+    }
+}
+
+impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
+    /// Gives up the pages of the entries from `first` on, as far as they go in one batch.
+    ///
+    /// The batch ends before the first entry that validates, is bad, names a page of the batch again, or exceeds the
+    /// budget. Returns the first entry that is not done, and why not if that ends the call.
+    pub(super) fn rescind_batch(
+        &mut self,
+        list: &List,
+        first: usize,
+        budget: &mut Budget,
+        has_flushed: &mut bool,
+    ) -> (usize, Result<(), CallResult>) {
+        let mut batch =
+            Batch { list, ledger: self.shared.ledger, own: self.caller.own(), first, end: first, claimed: [0; SET] };
+        let ended = loop {
+            match list.word(batch.end).map(|word| self.next(list, word, budget)) {
+                Some(Ok(Some(todo))) => batch.push(todo),
+                Some(Err(result)) => break Err(result),
+                Some(Ok(None)) | None => break Ok(()),
+            }
+        };
+        if !batch.has_work() {
+            return (batch.end, ended);
+        }
+        let end = batch.end;
+        match self.rescind(batch, has_flushed) {
+            // What ended the batch is looked at again: a page named twice was busy with ourselves and is not any more.
+            Ok(()) => (end, Ok(())),
+            Err((index, result)) => (index, Err(result)),
+        }
+    }
+
+    /// The next entry of a batch, `None` for one that is no part of it.
+    fn next(&self, list: &List, word: u64, budget: &mut Budget) -> Result<Option<Todo<'a>>, CallResult> {
+        let entry = self.decode(list, word)?;
+        if entry.action != Action::Rescind {
+            return Ok(None);
+        }
+        let todo = self.todo(&entry)?;
+        if matches!(todo, Todo::Work(_)) && !budget.take(entry.block.range().frames()) {
+            return Err(CallResult::INCOMPLETE);
+        }
+        Ok(Some(todo))
+    }
+
+    /// Cuts, flushes and gives up. On an error the entries before the index are done, and those from it on have their
+    /// rights and their state back (rule M4).
+    fn rescind(&mut self, mut batch: Batch<'_, 'a>, has_flushed: &mut bool) -> Result<(), (usize, CallResult)> {
+        let mut cut = B::Cut::default();
+        let mut uncut = None;
+        let mut cut_end = batch.end;
+        let mut cut_in_part = 0;
+        for index in batch.first..batch.end {
+            let Some(range) = batch.range(index) else { continue };
+            if let Err(stopped) = self.backend.withdraw(range, &mut cut) {
+                (cut_end, cut_in_part) = (index, stopped.done);
+                uncut = Some((index, failed(&stopped)));
+                break;
+            }
+        }
+        if cut_in_part == 0 && !(batch.first..cut_end).any(|index| batch.is_claimed(index)) {
+            return uncut.map_or(Ok(()), Err);
+        }
+
+        *has_flushed = true;
+        let Some(proof) = self.flush(cut) else {
+            // The monitor is dead. Rights are gone but may still be used: the frames are of no use to anybody.
+            for index in batch.first..batch.end {
+                if let Some(claim) = batch.take(index) {
+                    claim.commit(State::Quarantined);
+                }
+            }
+            return Err((batch.first, CallResult::INVALID_REQUEST));
+        };
+
+        let after = match self.backend.capabilities().rescind_unassigned {
+            Support::Yes => After::Unassigned,
+            Support::No => After::Shared,
+        };
+        let mut kept = None;
+        for index in batch.first..cut_end {
+            let Some(mut claim) = batch.take(index) else { continue };
+            let Some(range) = claim.rest() else { continue };
+            if kept.is_none() {
+                match self.backend.rescind_from(range, after, Origin::Request, &proof) {
+                    Ok(()) => {
+                        claim.commit(State::NotPrivate);
+                        continue;
+                    }
+                    Err(stopped) => {
+                        claim.commit_first(stopped.done, State::NotPrivate);
+                        kept = Some((index, failed(&stopped)));
+                    }
+                }
+            }
+            // This entry failed or lies behind one that did. Nothing better is known if it cannot be given back.
+            let _ = self.give_back(claim, u64::MAX, &proof);
+        }
+        if let Some(claim) = batch.take(cut_end) {
+            let _ = self.give_back(claim, cut_in_part, &proof);
+        }
+        kept.or(uncut).map_or(Ok(()), Err)
+    }
+}

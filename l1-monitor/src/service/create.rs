@@ -1,0 +1,97 @@
+//! CREATE_VCPU: a page that the guest filled becomes the state of a new vCPU.
+
+use coco_part_api::svsm::CallResult;
+use coco_part_api::{Error, ErrorKind, FrameRange, Monitor as Backend, Processor, Source, Terms, VcpuId};
+
+use crate::call::{Call, failed, frame};
+use crate::ledger::{Claim, State};
+use crate::storage::{Hold, Phase, Record};
+
+impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
+    /// Admits the state frame in RCX with the call area in RDX for the vCPU in R8, and posts its seed.
+    ///
+    /// Both pages are claimed first, so of two callers with one page one is refused (V1). Contents are checked by the
+    /// backend, after the rights are cut and flushed (V2); on every error the page is the caller's again, contents and
+    /// all (M4). The target takes the seed between two runs, never in the middle of a call.
+    pub(crate) fn create_vcpu(&mut self) -> Result<(), CallResult> {
+        let target = u32::try_from(self.regs.r8).map(VcpuId).map_err(|_| CallResult::INVALID_PARAMETER)?;
+        if !self.shared.has_vcpu(target) {
+            return Err(CallResult::INVALID_PARAMETER);
+        }
+        let state = frame(self.regs.rcx)?;
+        let call_area = frame(self.regs.rdx)?;
+        if state == call_area {
+            return Err(CallResult::INVALID_ADDRESS);
+        }
+        let state_claim = self.claim_own(FrameRange::of(state))?;
+        let area_claim = self.claim_own(FrameRange::of(call_area))?;
+        let terms = Terms { level: self.caller.level, target, call_area };
+
+        let storage = self.shared.storage;
+        if !storage.reserve(target) {
+            return Err(CallResult::FAIL_INUSE);
+        }
+        let record = Record { state, terms, is_boot: false, phase: Phase::Admitting, hold: Hold::Free };
+        if !storage.with(|registry| registry.add(record)) {
+            storage.release(target);
+            return Err(CallResult::INVALID_REQUEST);
+        }
+        match self.admit(state_claim, &record) {
+            Ok(seed) => {
+                area_claim.commit(State::CallArea);
+                storage.with(|registry| {
+                    if let Some(record) = registry.find(target, state) {
+                        record.phase = Phase::Posted;
+                    }
+                });
+                storage.post(target, state, seed);
+                if target != self.caller.vcpu {
+                    self.processor.kick(target);
+                }
+                Ok(())
+            }
+            Err(result) => {
+                storage.with(|registry| registry.remove(target, state));
+                storage.release(target);
+                Err(result)
+            }
+        }
+    }
+
+    /// Takes the frame out of every lower level's reach and has the backend adopt it.
+    fn admit(&mut self, claim: Claim<'a>, record: &Record) -> Result<B::Seed, CallResult> {
+        let range = FrameRange::of(record.state);
+        let mut cut = B::Cut::default();
+        let withdrawn = self.backend.withdraw(range, &mut cut);
+        if let Err(stopped) = &withdrawn
+            && stopped.done == 0
+        {
+            return Err(failed(stopped));
+        }
+        let Some(proof) = self.flush(cut) else {
+            claim.commit(State::Quarantined);
+            return Err(CallResult::INVALID_REQUEST);
+        };
+        let admitted = match withdrawn {
+            Ok(()) => {
+                let admitted = self.backend.admit(record.state, Source::Image, &record.terms, &proof);
+                admitted.map_err(|error| (CallResult::from(error.kind()), error.kind()))
+            }
+            Err(stopped) => Err((failed(&stopped), stopped.cause.kind())),
+        };
+        match admitted {
+            Ok(seed) => {
+                claim.commit(State::VcpuState);
+                Ok(seed)
+            }
+            Err((result, ErrorKind::Quarantined)) => {
+                claim.commit(State::Quarantined);
+                Err(result)
+            }
+            Err((result, _)) => {
+                let _ = self.give_back(claim, range.frames(), &proof);
+                Err(result)
+            }
+        }
+    }
+}
