@@ -168,14 +168,6 @@ pub enum SnpError {
         /// Target of the probe that contradicts it.
         probed: u8,
     },
-    /// L1 refused a call.
-    #[error("L1 answered {result:#x}")]
-    Monitor {
-        /// What the result means to a guest.
-        kind: ErrorKind,
-        /// Lower half of RAX.
-        result: u32,
-    },
 
     /// An answer of the MSR protocol belongs to another request, or has reserved bits set.
     #[error("request {sent:#x} of the GHCB MSR protocol got {got:#x}")]
@@ -356,7 +348,7 @@ impl Error for SnpError {
             },
             Self::Fault(Fault::InvalidOpcode) => ErrorKind::Unsupported,
             Self::Fault(_) => ErrorKind::Inaccessible,
-            Self::Memory { kind, .. } | Self::Monitor { kind, .. } => kind,
+            Self::Memory { kind, .. } => kind,
             Self::PageState { .. }
             | Self::RunVmpl { .. }
             | Self::SwitchInDoubt { .. }
@@ -393,7 +385,7 @@ mod tests {
     use super::*;
 
     /// One of each, all with the same numbers inside.
-    fn samples() -> [SnpError; 49] {
+    fn samples() -> [SnpError; 48] {
         let (at, id, level, code) = (PhysAddr::new(0x1000), VcpuId(1), GuestLevel::ONE, RmpCode(1));
         [
             SnpError::Range(RangeError::Empty { at }),
@@ -424,7 +416,6 @@ mod tests {
             SnpError::NoSvsm,
             SnpError::BadSecrets { field: "field" },
             SnpError::LevelMismatch { told: 1, probed: 1 },
-            SnpError::Monitor { kind: ErrorKind::Busy, result: 1 },
             SnpError::UnexpectedResponse { sent: 1, got: 1 },
             SnpError::VersionRange { min: 1, max: 1 },
             SnpError::MissingFeatures { missing: 1 },

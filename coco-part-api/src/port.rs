@@ -6,7 +6,7 @@
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
 use crate::attest::{Evidence, REPORT_DATA};
-use crate::error::{ErrorKind, Stopped};
+use crate::error::Stopped;
 use crate::identify::Capabilities;
 use crate::level::{GuestLevel, VcpuId};
 use crate::memory::HasMemory;
@@ -80,7 +80,4 @@ pub trait GuestPort: CallMonitor + HasMemory {
         let _ = (data, out);
         None
     }
-
-    /// A result of L1 as an error of this port.
-    fn refused(&self, kind: ErrorKind, result: u32) -> Self::Error;
 }

@@ -2,9 +2,9 @@
 
 use coco_part_api::svsm::CALL_PENDING;
 use coco_part_api::{
-    Binding, CallMonitor, CallRegs, Capabilities, DataForm, ErrorKind, ErrorType, Evidence, FlushReach, FrameRange,
-    GuestLevel, GuestMemory, GuestPort, HasMemory, Hierarchy, HostReach, HostState, Level, NewVcpu, REPORT_DATA,
-    Stopped, Support, VcpuId,
+    Binding, CallMonitor, CallRegs, Capabilities, DataForm, ErrorType, Evidence, FlushReach, FrameRange, GuestLevel,
+    GuestMemory, GuestPort, HasMemory, Hierarchy, HostReach, HostState, Level, NewVcpu, REPORT_DATA, Stopped, Support,
+    VcpuId,
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
@@ -130,10 +130,6 @@ impl<P: Port, M: GuestMemory> GuestPort for GuestSide<P, M> {
                 data: DataForm::Verbatim,
             }
         }))
-    }
-
-    fn refused(&self, kind: ErrorKind, result: u32) -> SnpError {
-        SnpError::Monitor { kind, result }
     }
 }
 

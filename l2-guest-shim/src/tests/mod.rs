@@ -296,10 +296,6 @@ impl GuestPort for Port {
             Ok(Evidence { len: 64, names, bound_by: Binding::Hardware, data: DataForm::Verbatim })
         })
     }
-
-    fn refused(&self, kind: ErrorKind, _result: u32) -> Fault {
-        Fault(kind)
-    }
 }
 
 pub(super) type Outcome = Result<Shim<'static, Port>, ShimError<Fault>>;
