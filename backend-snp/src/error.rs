@@ -68,17 +68,24 @@ pub enum SnpError {
         /// The frame.
         at: PhysAddr,
     },
-    /// Another vCPU is at work on the frame, or as many frames are admitted for the level of that vCPU as there is room for.
+    /// Another vCPU is at work on the frame.
     #[error("state frame {at:#x} has to wait")]
     FrameBusy {
         /// The frame.
         at: PhysAddr,
     },
+    /// As many state frames are admitted for one level of the vCPU as there is room for. One has to be retired first.
+    #[error("no room for another state frame of {id}")]
+    NoRoom {
+        /// The vCPU.
+        id: VcpuId,
+    },
     /// Another vCPU uses the message channel and does not finish.
     #[error("guest message channel is busy")]
     ChannelBusy,
-    /// A step failed, and so did undoing the steps before it. The frame is valid and no lower level has a right to it; it
-    /// must not be used any more.
+    /// A step failed, and so did undoing the steps before it. The frame must not be used any more. Either it is valid and no
+    /// lower level has a right to it, or a right could not be taken back and it is not valid any more. Only if the machine
+    /// refused that as well, a level still has what it was asked to be given.
     #[error("frame {at:#x} could not be given back")]
     Quarantined {
         /// The frame, or the first one of a 2 MiB page.
@@ -327,7 +334,9 @@ impl Error for SnpError {
             }
             Self::VmsaAligned2m { .. } => ErrorKind::Misaligned,
             Self::UnknownVcpu { .. } | Self::NoVcpu { .. } | Self::NotAStateFrame { .. } => ErrorKind::NotFound,
-            Self::VcpuRuns { .. } | Self::CallUnanswered { .. } | Self::FrameInUse { .. } => ErrorKind::InUse,
+            Self::VcpuRuns { .. } | Self::CallUnanswered { .. } | Self::FrameInUse { .. } | Self::NoRoom { .. } => {
+                ErrorKind::InUse
+            }
             Self::FrameBusy { .. } | Self::ChannelBusy => ErrorKind::Busy,
             Self::Quarantined { .. } => ErrorKind::Quarantined,
             Self::BadVmsa { .. } | Self::BadSecrets { .. } => ErrorKind::BadState,
@@ -385,7 +394,7 @@ mod tests {
     use super::*;
 
     /// One of each, all with the same numbers inside.
-    fn samples() -> [SnpError; 48] {
+    fn samples() -> [SnpError; 49] {
         let (at, id, level, code) = (PhysAddr::new(0x1000), VcpuId(1), GuestLevel::ONE, RmpCode(1));
         [
             SnpError::Range(RangeError::Empty { at }),
@@ -399,6 +408,7 @@ mod tests {
             SnpError::VcpuRuns { at },
             SnpError::FrameInUse { at },
             SnpError::FrameBusy { at },
+            SnpError::NoRoom { id },
             SnpError::ChannelBusy,
             SnpError::Quarantined { at },
             SnpError::CallUnanswered { level },

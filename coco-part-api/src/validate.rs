@@ -9,7 +9,9 @@
 //! 3. only with that proof can the page be given up ([`Grant::rescind_from`]), granted again ([`Grant::regrant`]) or
 //!    adopted as a state frame ([`AdmitVcpu::admit`](crate::AdmitVcpu::admit)).
 //!
-//! One cut may collect many ranges, so that a request of n pages costs one flush.
+//! One cut may collect many ranges, so that a request of n pages costs one flush. A proof covers exactly what was withdrawn
+//! into its cut; one of an empty cut serves for pages on which no lower level ever had a right. Backends do not note which
+//! pages a proof is about: to use it for those only is the caller's part.
 //!
 //! # For backend authors
 //! - A range is checked against the memory map before the first instruction; a bad one changes nothing (M1).
@@ -17,8 +19,10 @@
 //! - A page is zero before any lower level can reach it (M3): zero after validating and before granting.
 //! - Rights never exceed what was asked, nor what the own level has (M5).
 //! - After a stop at frame n the frames before n are done; frame n and those behind it have the state and the rights they
-//!   had before (M4). A page that cannot be put back is within nobody's reach, and the error says so:
-//!   [`ErrorKind::Quarantined`](crate::ErrorKind::Quarantined), for the block at frame n.
+//!   had before (M4). Two exceptions. Where rights are cut or changed, levels may have lost theirs on the block at frame n:
+//!   what they had only the caller knows, and regrants. And a page that cannot be put back is taken out of everybody's reach
+//!   as far as the machine lets, its contents with it; the error for the block at frame n is
+//!   [`ErrorKind::Quarantined`](crate::ErrorKind::Quarantined), and nobody may use that block again.
 //! - 2 MiB operations are used wherever both ends allow; where one 2 MiB block refuses with a size mismatch, that block
 //!   alone is done in 4 KiB steps. For a guest's request ([`Origin::Request`]) the mismatch is reported instead: the call
 //!   protocol has the guest ask again in 4 KiB entries.
@@ -50,6 +54,9 @@ pub trait Validate: ErrorType {
     fn validate(&mut self, range: FrameRange) -> Result<(), Stopped<Self::Error>>;
 
     /// Gives the pages up. Their contents are lost.
+    ///
+    /// They are the own level's: what a lower level has a right on goes through [`Grant::withdraw`] first. At L1 a backend
+    /// takes rights that are left over away, or refuses the page as `InUse`; no right comes back when it is validated again.
     ///
     /// # Errors
     /// As [`validate`](Self::validate); `AlreadyInState` for a page that is not valid; `Unsupported` for
@@ -123,13 +130,18 @@ pub trait Grant: Validate {
     /// Hands pages that L1 holds and filled on purpose to levels below. Their contents stay: this is the only way by
     /// which L1's bytes reach a lower level (M3).
     ///
+    /// No lower level has a right on the pages: they were never granted, or withdrawn and redeemed. Backends do not check
+    /// that, and what becomes of an older right of a level that `grants` does not name is not defined. To change rights
+    /// there is [`set_rights`](Self::set_rights).
+    ///
     /// # Errors
     /// `OutOfRange`, `InvalidArgument`; `Refused`, `Inaccessible` from the machine.
     fn publish(&mut self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<Self::Error>>;
 
     /// Takes every right of every lower level on the pages away and notes it in `cut`. The contents stay.
     ///
-    /// After an error the first `done` frames are cut, and `cut` covers them.
+    /// After an error the first `done` frames are cut, and `cut` covers them. On the block at frame `done` some levels may
+    /// have lost their rights too, which `cut` covers as well: the caller regrants that block with the others.
     ///
     /// # Errors
     /// `OutOfRange`; `Refused`, `InUse`, `SizeMismatch`, `Inaccessible` from the machine.
@@ -155,7 +167,7 @@ pub trait Grant: Validate {
         proof: &Self::Flushed,
     ) -> Result<(), Stopped<Self::Error>>;
 
-    /// Gives withdrawn pages up (M6). Their contents are lost.
+    /// Gives withdrawn pages up (M6). Their contents are lost. `proof` is that of the cut they were withdrawn into.
     ///
     /// # Errors
     /// As [`Validate::rescind`].
@@ -168,7 +180,8 @@ pub trait Grant: Validate {
     ) -> Result<(), Stopped<Self::Error>>;
 
     /// Changes the rights on valid pages. Rights that become fewer are noted in `cut`; the change is done when that cut
-    /// is redeemed.
+    /// is redeemed. After an error the block at frame `done` may have the new rights for some levels and the old ones for
+    /// others.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).

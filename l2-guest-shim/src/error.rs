@@ -80,6 +80,14 @@ pub enum ShimError<E> {
         /// Why the vCPU could not be started.
         cause: E,
     },
+    /// L1 refused a new vCPU with a result that leaves open whether the frame is the guest's again.
+    #[error("state frame {at:#x} is in doubt after {result}")]
+    FrameInDoubt {
+        /// The frame. It must not be used; it may still hold the registers of the vCPU.
+        at: PhysAddr,
+        /// What L1 said.
+        result: CallResult,
+    },
 
     /// L1 does not speak the core protocol in the version that is needed.
     #[error("L1 speaks core protocol versions {lowest:#x} to {highest:#x}")]
@@ -142,7 +150,7 @@ impl<E: Error> Error for ShimError<E> {
                 ErrorKind::HostMisbehaved
             }
             Self::Stalled { .. } => ErrorKind::Busy,
-            Self::Refused { result, .. } => result.kind(),
+            Self::Refused { result, .. } | Self::FrameInDoubt { result, .. } => result.kind(),
             Self::NotAStateFrame { .. } => ErrorKind::NotFound,
             Self::BadCursor { .. } | Self::BadAnswer { .. } => ErrorKind::Refused,
         }

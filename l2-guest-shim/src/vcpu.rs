@@ -25,6 +25,10 @@ impl<P: GuestPort> CreateVcpu for Shim<'_, P> {
             Ok(_) => {}
             // The answer is lost: L1 may have taken the frame.
             Err(ShimError::Port(cause)) => return Err(self.give_up(new.state, cause)),
+            // L1 says so too when it could neither take the frame nor give it back. Then an access to it would fault.
+            Err(ShimError::Refused { result: result @ CallResult::INVALID_REQUEST, .. }) => {
+                return Err(ShimError::FrameInDoubt { at: state, result });
+            }
             Err(error) => {
                 self.wipe(new.state);
                 return Err(error);

@@ -14,6 +14,7 @@ mod tests;
 
 use coco_part_api::{GuestLevel, GuestMemory, RangeError, VcpuId};
 use x86_64::structures::paging::PhysFrame;
+use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroize;
 
 use crate::abi::secrets::SecretsPage;
@@ -82,7 +83,9 @@ impl<P: Port, M: GuestMemory> GuestSide<P, M> {
     /// pages, [`SnpError::Memory`].
     pub fn open_channel(&mut self, secrets: PhysFrame, pages: MessagePages) -> Result<(), SnpError> {
         let at = secrets.start_address();
-        let mut page: SecretsPage = self.private.read_value(at).map_err(SnpError::memory(at))?;
+        // Read in place and wiped when dropped, so that no key stays on the stack.
+        let mut page = SecretsPage::new_zeroed();
+        self.private.read(at, page.as_mut_bytes()).map_err(SnpError::memory(at))?;
         let (low, high) = match self.level {
             GuestLevel::ONE => (page.os_msg_seqno_1_lo, page.os_msg_seqno_1_hi),
             GuestLevel::TWO => (page.os_msg_seqno_2_lo, page.os_msg_seqno_2_hi),

@@ -36,14 +36,22 @@ impl<P: Port, M: GuestMemory> HasMemory for GuestSide<P, M> {
 }
 
 impl<P: Port, M: GuestMemory> CallMonitor for GuestSide<P, M> {
-    /// Sets the mark in the call area, leaves to the host, and takes the mark back in one step: only L1 can have cleared
-    /// it (SW-07).
+    /// Sets the mark in the call area as the last thing before it leaves to the host, and takes the mark back in one step:
+    /// only L1 can have cleared it (SW-07).
     fn call(&mut self, regs: CallRegs) -> Result<CallRegs, SnpError> {
         let mark = PhysAddr::new_truncate(self.call_area.start_address().as_u64() | CALL_PENDING);
-        self.private.swap_u8(mark, 1).map_err(SnpError::memory(mark))?;
         let CallRegs { rax, rcx, rdx, r8, r9 } = regs;
         let mut frame = CallFrame { rax, rcx, rdx, r8, r9 };
-        let switch = self.host.call_vmpl0(&mut self.port, &mut frame);
+        let mut is_marked = false;
+        let private = &self.private;
+        let switch = self.host.call_vmpl0(&mut self.port, &mut frame, || {
+            private.swap_u8(mark, 1).map_err(SnpError::memory(mark))?;
+            is_marked = true;
+            Ok(())
+        });
+        if !is_marked {
+            return Err(switch.err().unwrap_or(SnpError::NotServed));
+        }
         let is_served = self.private.swap_u8(mark, 0).map_err(SnpError::memory(mark))? == 0;
         match switch {
             Ok(()) if is_served => {}

@@ -185,7 +185,9 @@ fn a_call_uses_the_call_area_that_is_set() {
     side.call(CALL).unwrap();
     assert_eq!(side.call_area(), frame(0x9000));
     side.set_call_area(frame(RAM as u64));
+    let exits = side.port.exits.len();
     assert_eq!(side.call(CALL).unwrap_err().kind(), ErrorKind::Inaccessible);
+    assert_eq!((side.port.exits.len(), side.port.msr), (exits, 0xabc_0000), "nothing left for the host");
 }
 
 #[test]

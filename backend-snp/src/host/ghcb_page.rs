@@ -190,9 +190,15 @@ impl<M: GuestMemory> HostChannel for GhcbPage<M> {
         self.send(port, &Request::new(NaeCode::RUN_VMPL, u64::from(vmpl.number()), 0))?.check()
     }
 
-    fn call_vmpl0<P: Port>(&mut self, port: &mut P, frame: &mut CallFrame) -> Result<(), SnpError> {
+    fn call_vmpl0<P: Port, F: FnOnce() -> Result<(), SnpError>>(
+        &mut self,
+        port: &mut P,
+        frame: &mut CallFrame,
+        mark: F,
+    ) -> Result<(), SnpError> {
         self.fill(&Request::new(NaeCode::RUN_VMPL, u64::from(Vmpl::VMPL0.number()), 0))?;
         port.write_ghcb_msr(ghcb_gpa(self.at));
+        mark()?;
         port.vmgexit_call(frame);
         self.answer()?.check()
     }

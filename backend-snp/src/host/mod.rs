@@ -65,13 +65,20 @@ pub trait HostChannel {
     /// [`SnpError::RunVmpl`] when it refuses, the answer errors when it misbehaves.
     fn run_vmpl<P: Port>(&mut self, port: &mut P, vmpl: Vmpl) -> Result<(), SnpError>;
 
-    /// Asks the host to run VMPL0 with the registers of `frame` loaded at VMGEXIT, and stores them afterwards.
+    /// Asks the host to run VMPL0 with the registers of `frame` loaded at VMGEXIT, and stores them afterwards. `mark` sets
+    /// the mark of the call: it runs when everything else is in place, as the last thing before VMGEXIT, so that no other
+    /// exit to the host comes between mark and call.
     ///
     /// The answer says nothing about whether VMPL0 ran; the call area does. The registers are stored in any case.
     ///
     /// # Errors
-    /// As [`run_vmpl`](Self::run_vmpl).
-    fn call_vmpl0<P: Port>(&mut self, port: &mut P, frame: &mut CallFrame) -> Result<(), SnpError>;
+    /// As [`run_vmpl`](Self::run_vmpl); that of `mark`, and then there was no VMGEXIT.
+    fn call_vmpl0<P: Port, F: FnOnce() -> Result<(), SnpError>>(
+        &mut self,
+        port: &mut P,
+        frame: &mut CallFrame,
+        mark: F,
+    ) -> Result<(), SnpError>;
 
     /// Asks the host to end the guest, again and again, and halts in between. Executes nothing else ever after (TM-01).
     fn terminate<P: Port>(&mut self, port: &mut P, reason: TerminateReason) -> !;

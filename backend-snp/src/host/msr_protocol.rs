@@ -39,10 +39,19 @@ impl HostChannel for MsrProtocol {
         check_run(sent, exchange(port, sent))
     }
 
-    fn call_vmpl0<P: Port>(&mut self, port: &mut P, frame: &mut CallFrame) -> Result<(), SnpError> {
+    fn call_vmpl0<P: Port, F: FnOnce() -> Result<(), SnpError>>(
+        &mut self,
+        port: &mut P,
+        frame: &mut CallFrame,
+        mark: F,
+    ) -> Result<(), SnpError> {
         let sent = ghcb_msr::run_vmpl_request(Vmpl::VMPL0);
         let before = port.read_ghcb_msr();
         port.write_ghcb_msr(sent);
+        if let Err(error) = mark() {
+            port.write_ghcb_msr(before);
+            return Err(error);
+        }
         port.vmgexit_call(frame);
         let got = port.read_ghcb_msr();
         port.write_ghcb_msr(before);

@@ -107,10 +107,11 @@ impl<M: GuestMemory> Channel<M> {
         self.is_open = false;
     }
 
-    /// Takes the channel apart: its key, zeros when it is closed, and the last message number. For vCPUs that share one key
-    /// and have memory handles and pages of their own.
-    pub fn into_parts(mut self) -> (Vmpck, u64) {
-        (core::mem::replace(&mut self.key, Vmpck([0; 32])), self.last)
+    /// Ends this user of the key: writes the key to `key`, zeros when the channel is closed, and gives the last message
+    /// number. For vCPUs that share one key and have memory handles and pages of their own.
+    pub fn put_back(self, key: &mut Vmpck) -> u64 {
+        key.0.copy_from_slice(&self.key.0);
+        self.last
     }
 
     /// Gets an attestation report over `data` that names `vmpl`: the channel's own level or a less privileged one.

@@ -49,7 +49,8 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
     ///
     /// # Errors
     /// [`SnpError::VmsaAligned2m`], [`SnpError::Range`], [`SnpError::UnknownVcpu`], [`SnpError::NoVcpu`] for a level not in
-    /// use, [`SnpError::FrameInUse`], [`SnpError::FrameBusy`], [`SnpError::BadVmsa`], and what machine and memory refuse.
+    /// use, [`SnpError::FrameInUse`], [`SnpError::NoRoom`], [`SnpError::FrameBusy`], [`SnpError::BadVmsa`], and what machine
+    /// and memory refuse.
     /// Contents and attribute are then as before. [`SnpError::Quarantined`] if the machine did not let.
     fn admit(&mut self, state: PhysFrame, from: Source<'_>, terms: &Terms, _proof: &Flushed) -> Result<Seed, SnpError> {
         self.check_frame(state)?;
@@ -86,6 +87,9 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
 
     /// Makes the VMSA the current one. The older one, if any, is made to stand still and stays admitted.
     ///
+    /// A mark in the call area of a VMSA that has not run yet is not its own, but left by one that had the area before. It
+    /// is taken away: else the first exit of the new one would pass for a call.
+    ///
     /// # Errors
     /// [`SnpError::WrongVcpu`]; [`SnpError::NotAStateFrame`] for a seed whose frame was retired; [`SnpError::FrameBusy`]
     /// while it is being retired; [`SnpError::VcpuRuns`] or [`SnpError::CallUnanswered`] for the older one; for a VMSA
@@ -100,8 +104,9 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
     /// Stops the VMSA and makes the page an ordinary one of L1.
     ///
     /// # Errors
-    /// [`SnpError::NotAStateFrame`]; [`SnpError::FrameBusy`] while another vCPU retires it; [`SnpError::VcpuRuns`] while it
-    /// runs, or its own vCPU serves a call of it. It is then as before.
+    /// [`SnpError::NotAStateFrame`]; [`SnpError::FrameBusy`] while another vCPU retires it, or its own one looks at it or
+    /// serves a call of it; [`SnpError::VcpuRuns`] while it runs, or a call of it waits for an answer from this vCPU. It is
+    /// then as before.
     fn retire(&mut self, state: PhysFrame, terms: &Terms) -> Result<(), SnpError> {
         let at = state.start_address();
         let place = self.frames.find(terms.target, vmpl(terms.level), state);
@@ -124,18 +129,16 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Moves a word to `Changing` and says where it was.
     fn begin_change(&mut self, place: &Place<'_>) -> Result<Phase, SnpError> {
         let at = place.frame().start_address();
-        // An exit of this vCPU that is no call leaves the frame held; nobody waits for an answer then.
-        let idle = |current: &Current<'_>| current.is(place) && !current.is_waiting();
-        if self.current.iter().flatten().any(idle) {
-            place.shift(Phase::Held, Phase::Ready);
-        }
         for phase in [Phase::Ready, Phase::Admitted] {
             if place.shift(phase, Phase::Changing) {
                 return Ok(phase);
             }
         }
         Err(match place.phase() {
-            Some(Phase::Held) => SnpError::VcpuRuns { at },
+            // Only what this vCPU itself has to end first is more than a matter of time.
+            Some(Phase::Held) if self.current.iter().flatten().any(|current| current.is(place)) => {
+                SnpError::VcpuRuns { at }
+            }
             Some(_) => SnpError::FrameBusy { at },
             None => SnpError::NotAStateFrame { at },
         })
@@ -152,12 +155,19 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         if !place.shift(Phase::Admitted, Phase::Held) {
             return Err(if place.phase().is_some() { SnpError::FrameBusy { at } } else { gone });
         }
-        let replaced = self.put_aside(level).and_then(|()| self.announce(seed, place.frame()));
-        if let Err(cause) = replaced {
+        let new = Current::new(place, call_area);
+        let aside = self.put_aside(level).and_then(|()| {
+            let ready = self.drop_stale_mark(&new).and_then(|()| self.announce(seed, place.frame()));
+            if let (Err(_), Some(older)) = (&ready, *self.current_mut(level)) {
+                older.place().shift(Phase::Held, Phase::Ready);
+            }
+            ready
+        });
+        if let Err(cause) = aside {
             place.shift(Phase::Held, Phase::Admitted);
             return Err(cause);
         }
-        if let Some(older) = self.current_mut(level).replace(Current::new(place, call_area)) {
+        if let Some(older) = self.current_mut(level).replace(new) {
             older.place().shift(Phase::Held, Phase::Admitted);
         }
         place.shift(Phase::Held, Phase::Ready);
@@ -174,7 +184,7 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         if !place.shift(Phase::Ready, Phase::Held) {
             return match place.phase() {
                 Some(Phase::Changing) => Err(SnpError::FrameBusy { at: place.frame().start_address() }),
-                // Held after an exit that is no call, or retired.
+                // Retired.
                 _ => Ok(()),
             };
         }
@@ -202,13 +212,28 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             apic_id: self.vcpu.0,
             vmsa: frame,
         };
-        let told = self.host.ap_creation(&mut self.port, &request);
-        if told.is_err()
-            && let Some(older) = *self.current_mut(seed.terms.level)
-        {
-            older.place().shift(Phase::Held, Phase::Ready);
+        self.host.ap_creation(&mut self.port, &request)
+    }
+
+    /// Takes the mark out of the call area of a VMSA that is about to be installed, if that VMSA has never run. The host may
+    /// run it at any time, so the gate is closed meanwhile.
+    fn drop_stale_mark(&mut self, new: &Current<'_>) -> Result<(), SnpError> {
+        let frame = new.place().frame();
+        if !self.has_mark(new) || self.gate(frame).has_left()? {
+            return Ok(());
         }
-        told
+        let stopped = self.gate(frame).close();
+        let never_ran = match stopped {
+            Ok(Still::Yes) => self.gate(frame).has_left().map(|left| !left),
+            // It runs: the mark may be its own.
+            Ok(Still::No) => Ok(false),
+            Err(cause) => Err(cause),
+        };
+        if never_ran == Ok(true) {
+            self.take_mark(new);
+        }
+        let opened = self.gate(frame).open();
+        never_ran.and(opened)
     }
 
     /// Publishes a page that a guest filled. Nobody below can reach it any more.

@@ -6,8 +6,10 @@ use coco_part_api::memory::offset;
 use coco_part_api::{
     Attest, AttestFor, Binding, DataForm, Evidence, GuestLevel, GuestMemory, Level, RangeError, report_data,
 };
+use spin::MutexGuard;
+use zeroize::Zeroize;
 
-use super::shared::MessageKey;
+use super::shared::{ChannelLock, MessageKey};
 use super::{L1, vmpl};
 use crate::abi::secrets::{SecretsPage, Vmpck};
 use crate::error::SnpError;
@@ -57,34 +59,58 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         let out = out.get_mut(..REPORT_LEN).ok_or(too_small)?;
         let pages = MessagePages::new(self.request, self.response)?;
         let lock = self.channel;
-        let mut guard = (0..TRIES)
-            .find_map(|_| {
-                let guard = lock.try_lock();
-                if guard.is_none() {
-                    self.port.pause();
-                }
-                guard
-            })
-            .ok_or(SnpError::ChannelBusy)?;
+        let mut guard = lock_in_time(lock, &mut self.port).ok_or(SnpError::ChannelBusy)?;
         let shared = guard.as_mut().ok_or(SnpError::ChannelClosed)?;
         let memory = self.shared_memory.clone();
         let mut channel = Channel::new(&mut shared.key, Vmpl::VMPL0, shared.last, memory, pages);
         let report = channel.report(&mut self.port, &mut self.host, data, vmpl);
-        (shared.key, shared.last) = channel.into_parts();
+        shared.last = channel.put_back(&mut shared.key);
         out.copy_from_slice(&report?);
         Ok(REPORT_LEN)
     }
 }
 
-/// Takes the key of VMPL0 from the secrets page, unless another vCPU has done so.
+fn lock_in_time<'a, P: Port>(lock: &'a ChannelLock, port: &mut P) -> Option<MutexGuard<'a, Option<MessageKey>>> {
+    (0..TRIES).find_map(|_| {
+        let guard = lock.try_lock();
+        if guard.is_none() {
+            port.pause();
+        }
+        guard
+    })
+}
+
+/// Wipes the key. Another vCPU that uses it just now keeps it until it is done or stopped; it is not waited for without end.
+pub(super) fn close_channel<P: Port, M: GuestMemory>(l1: &mut L1<'_, P, M>) {
+    if let Some(mut guard) = lock_in_time(l1.channel, &mut l1.port)
+        && let Some(shared) = guard.as_mut()
+    {
+        shared.key.zeroize();
+    }
+}
+
+/// Takes the key of VMPL0 out of the secrets page, unless another vCPU has done so. The key in the page is zero afterwards,
+/// and the channel goes on behind the message number that the page says was used last.
 pub(super) fn open_channel<P: Port, M: GuestMemory>(l1: &L1<'_, P, M>) -> Result<(), SnpError> {
     let Some(mut guard) = l1.channel.try_lock() else { return Ok(()) };
     if guard.is_none() {
         let page = l1.secrets.start_address();
-        let at = offset(page, offset_of!(SecretsPage, vmpck0) as u64).ok_or(RangeError::OutsideMap { at: page })?;
-        let mut key = Vmpck([0; 32]);
-        l1.memory.read(at, &mut key.0).map_err(SnpError::memory(at))?;
-        *guard = Some(MessageKey { key, last: 0 });
+        let place = |field: usize| offset(page, field as u64).ok_or(RangeError::OutsideMap { at: page });
+        let number = |field: usize| {
+            let at = place(field)?;
+            l1.memory.read_value::<u32>(at).map(u64::from).map_err(SnpError::memory(at))
+        };
+        let low = number(offset_of!(SecretsPage, os_msg_seqno_0_lo))?;
+        let high = number(offset_of!(SecretsPage, os_msg_seqno_0_hi))?;
+        let at = place(offset_of!(SecretsPage, vmpck0))?;
+        // Read where it is to stay: a move would leave a copy on the stack.
+        let shared = guard.insert(MessageKey { key: Vmpck([0; 32]), last: high << 32 | low });
+        let taken = l1.memory.read(at, &mut shared.key.0).and_then(|()| l1.memory.write(at, &[0; 32]));
+        if let Err(fault) = taken {
+            // Wiped as it is dropped; the next vCPU to start tries again.
+            *guard = None;
+            return Err(SnpError::memory(at)(fault));
+        }
     }
     Ok(())
 }

@@ -67,6 +67,9 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     }
 
     /// Grants a block on which no lower level has a right. After an error none has one.
+    ///
+    /// If a right that was given cannot be taken back, the block is made invalid instead, so that nobody reaches it, and is
+    /// [`SnpError::Quarantined`]. Its contents are lost then.
     pub(super) fn grant_block(&mut self, block: Block, grants: &Grants) -> Result<(), SnpError> {
         let mut given = false;
         for &level in self.levels {
@@ -76,9 +79,14 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             }
             if let Err(cause) = self.adjust(block, level, rights) {
                 if given {
-                    self.revoke_block(block).map_err(|_| SnpError::Quarantined { at: block.start() })?;
+                    let revoked = self.revoke_block(block);
+                    if revoked.is_err() {
+                        // What else could be done if the machine refuses this too?
+                        let _ = self.invalidate_block(block);
+                    }
                     // Somebody may have used the right already.
                     self.flush();
+                    revoked.map_err(|_| SnpError::Quarantined { at: block.start() })?;
                 }
                 return Err(cause);
             }
@@ -95,6 +103,12 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         self.each(block.range(), OnMismatch::Split, revoke).map_err(|stopped| stopped.cause)
     }
 
+    /// PVALIDATE of one block to not valid, in 4 KiB steps if need be.
+    fn invalidate_block(&mut self, block: Block) -> Result<(), SnpError> {
+        let rescind = |l1: &mut Self, block: Block| l1.pvalidate(block, PvalidateOp::Rescind);
+        self.each(block.range(), OnMismatch::Split, rescind).map_err(|stopped| stopped.cause)
+    }
+
     /// Validates one block, zeroes the whole of it and grants it, in this order. After an error it is not valid, and no
     /// lower level has a right, or it is [`SnpError::Quarantined`].
     pub(super) fn validate_block(&mut self, block: Block, grants: &Grants) -> Result<(), SnpError> {
@@ -104,8 +118,7 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             Ok(()) => Ok(()),
             Err(cause @ SnpError::Quarantined { .. }) => Err(cause),
             Err(cause) => {
-                self.each(block.range(), OnMismatch::Split, |l1, block| l1.pvalidate(block, PvalidateOp::Rescind))
-                    .map_err(|_| SnpError::Quarantined { at: block.start() })?;
+                self.invalidate_block(block).map_err(|_| SnpError::Quarantined { at: block.start() })?;
                 Err(cause)
             }
         }

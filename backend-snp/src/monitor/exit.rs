@@ -9,8 +9,15 @@ use crate::abi::exit_codes::ExitCode;
 use crate::abi::nae::IoioInfo;
 use crate::abi::vmsa::Vmsa;
 
-/// Whether an exit code on record is that of a #VC, and not one of the host's own exits.
-pub(super) fn is_reflected(code: ExitCode) -> bool {
+/// EXITINFO1 of a nested page fault: a reserved bit was set, by which the host marks memory-mapped I/O.
+const RESERVED_BIT: u64 = 1 << 3;
+
+/// Whether an exit on record, with its EXITINFO1, is that of a #VC, and not one of the host's own exits. A nested page fault
+/// is a #VC only with the reserved bit; any other is the host's to resolve (RMP-047).
+pub(super) fn is_reflected(code: ExitCode, info_1: u64) -> bool {
+    if code == ExitCode::NPF {
+        return info_1 & RESERVED_BIT != 0;
+    }
     !matches!(
         code,
         ExitCode::VMGEXIT

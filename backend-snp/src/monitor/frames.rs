@@ -14,7 +14,8 @@
 //!
 //! - `Admitted`, `Ready`: nobody of L1 touches the page. It may be running.
 //! - `Held`: its own vCPU touches it, and nobody else. Only the own vCPU moves a word to or from `Held`: while it executes
-//!   L1 code, never over a run of the level. From a reported exit to the next run the word stays there, with the gate closed.
+//!   L1 code, never over a run of the level. From a reported call to its answer the word stays there. After any other exit it
+//!   goes back to `Ready`, so that the frame can be retired from anywhere; the gate stays closed until the next run.
 //! - `Changing`: whoever moved the word there touches the page, and nobody else.
 //!
 //! So two vCPUs of L1 never edit one VMSA (V4), without a lock and without waiting: who loses the compare-exchange leaves
@@ -152,12 +153,14 @@ impl<'a> Frames<'a> {
     /// Claims a word for a frame, in [`Phase::Changing`].
     ///
     /// # Errors
-    /// [`SnpError::UnknownVcpu`]; [`SnpError::FrameInUse`] for a frame that has a word; [`SnpError::FrameBusy`] if another
-    /// vCPU is at work on it, or there is no free word.
+    /// [`SnpError::UnknownVcpu`]; [`SnpError::FrameInUse`] for a frame that has a word; [`SnpError::NoRoom`] if there is no
+    /// free word, which time does not change; [`SnpError::FrameBusy`] if another vCPU is at work on the frame or was quicker
+    /// with the word.
     pub(super) fn claim(&self, vcpu: VcpuId, vmpl: Vmpl, frame: PhysFrame) -> Result<Place<'a>, SnpError> {
         let at = frame.start_address();
         let level = self.level(vcpu, vmpl)?;
         self.demand_unlisted(at, None)?;
+        let mut outrun = false;
         for (slot, word) in level.iter().enumerate() {
             let free = word.load(ORDER);
             if free & PHASE != 0 {
@@ -166,6 +169,7 @@ impl<'a> Frames<'a> {
             let key = (free & GENERATION).wrapping_add(GENERATION_ONE) | at.as_u64() & ADDRESS;
             let changing = key | Phase::Changing as u64;
             if word.compare_exchange(free, changing, ORDER, ORDER).is_err() {
+                outrun = true;
                 continue;
             }
             let place = Place { word, index: Index { vcpu, vmpl, slot, key } };
@@ -178,7 +182,17 @@ impl<'a> Frames<'a> {
                 }
             };
         }
-        Err(SnpError::FrameBusy { at })
+        Err(if outrun { SnpError::FrameBusy { at } } else { SnpError::NoRoom { id: vcpu } })
+    }
+
+    /// The words in use of a level of a vCPU.
+    pub(super) fn of(&self, vcpu: VcpuId, vmpl: Vmpl) -> impl Iterator<Item = Place<'a>> + use<'a> {
+        let words = self.level(vcpu, vmpl).into_iter().flatten().enumerate();
+        words.filter_map(move |(slot, word)| {
+            let value = word.load(ORDER);
+            let index = Index { vcpu, vmpl, slot, key: value & !PHASE };
+            (value & PHASE != 0).then_some(Place { word, index })
+        })
     }
 
     /// The word of a frame that was admitted for a level of a vCPU.
@@ -265,8 +279,10 @@ mod tests {
         for number in 1..=FRAMES_PER_LEVEL as u64 {
             assert!(frames.claim(VcpuId(0), Vmpl::VMPL1, frame(number << 12)).is_ok());
         }
-        let at = PhysAddr::new(0x9000);
-        assert_eq!(frames.claim(VcpuId(0), Vmpl::VMPL1, frame(0x9000)).err(), Some(SnpError::FrameBusy { at }));
+        let refused = frames.claim(VcpuId(0), Vmpl::VMPL1, frame(0x9000)).err();
+        assert_eq!(refused, Some(SnpError::NoRoom { id: VcpuId(0) }));
+        assert_eq!(frames.of(VcpuId(0), Vmpl::VMPL1).count(), FRAMES_PER_LEVEL);
+        assert_eq!(refused.map(|error| coco_part_api::Error::kind(&error)), Some(coco_part_api::ErrorKind::InUse));
         assert!(frames.claim(VcpuId(0), Vmpl::VMPL2, frame(0x9000)).is_ok());
     }
 

@@ -22,6 +22,7 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::abi::exit_codes::ExitCode;
 use crate::abi::vmsa::Vmsa;
 use crate::error::SnpError;
 use crate::instr::{Page, PageSize, Port, RmpAttributes, RmpCode, Vmpl, VmplPermissions};
@@ -47,6 +48,8 @@ pub(super) struct Gate<'x, P, M> {
 
 /// Offset of EFER.
 const EFER: usize = offset_of!(Vmsa, efer);
+/// Offset of the exit code on record.
+pub(super) const EXIT_CODE: usize = offset_of!(Vmsa, guest_exit_code);
 
 impl<'x, P: Port, M: GuestMemory> Gate<'x, P, M> {
     pub(super) const fn new(port: &'x mut P, memory: &'x M, at: PhysFrame) -> Self {
@@ -106,6 +109,16 @@ impl<'x, P: Port, M: GuestMemory> Gate<'x, P, M> {
             Err(SnpError::Rmpadjust { code: RmpCode::FAIL_INUSE }) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it has an exit on record: it has run and left since it was admitted.
+    pub(super) fn has_left(&self) -> Result<bool, SnpError> {
+        Ok(self.read::<ExitCode>(EXIT_CODE)? != ExitCode::INVALID)
+    }
+
+    /// Whether the gate is open. Changes nothing.
+    pub(super) fn is_open(&self) -> Result<bool, SnpError> {
+        Ok(self.read::<u64>(EFER)? & Vmsa::EFER_SVME != 0)
     }
 
     /// Makes the page a VMSA, with no rights for VMPL1. VMPL1 is the target so that a failure shows; the level of the VMSA

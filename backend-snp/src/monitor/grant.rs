@@ -17,6 +17,13 @@ pub struct Cut {
     pending: bool,
 }
 
+impl Cut {
+    /// Whether there is something to flush.
+    pub(super) const fn is_pending(&self) -> bool {
+        self.pending
+    }
+}
+
 /// Proof that a flush of all TLBs came after the cut.
 #[derive(Debug)]
 pub struct Flushed(());
@@ -39,6 +46,8 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         }
     }
 
+    /// RMPADJUST for each level that gets a right. On pages where no lower level has one: the rights of a level that
+    /// `grants` does not name are not touched.
     fn publish(&mut self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<SnpError>> {
         self.check(range, grants)?;
         self.each(range, OnMismatch::Split, |l1, block| l1.grant_block(block, grants))
@@ -46,7 +55,8 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
 
     /// RMPADJUST to no rights, for each level in use.
     ///
-    /// At the block where it stops, the levels before the one that failed have no rights any more.
+    /// At the block where it stops, the levels before the one that failed have no rights any more, and `cut` covers them.
+    /// What they had is not known here: the caller, who knows the grants, regrants that block as well.
     fn withdraw(&mut self, range: FrameRange, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
         self.map.check(range).map_err(at_start)?;
         self.each(range, OnMismatch::Split, |l1, block| {
@@ -59,6 +69,8 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
     }
 
     /// One INVLPGB for everything and one TLBSYNC, if there is something to flush. Never [`NotYet`].
+    ///
+    /// The proof does not know its pages: it is the caller's part to use it for those of its cut only.
     fn redeem(&mut self, cut: Cut) -> Result<Flushed, NotYet<Cut>> {
         if cut.pending {
             self.flush();
@@ -87,7 +99,8 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
 
     /// RMPADJUST for each level in use. The old rights are not known, so everything but all rights counts as a cut.
     ///
-    /// The block at which it stops may have the new rights for some levels and the old ones for others.
+    /// The block at which it stops may have the new rights for some levels and the old ones for others: the caller sets it
+    /// again, or regrants it.
     fn set_rights(&mut self, range: FrameRange, grants: &Grants, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
         self.check(range, grants)?;
         self.each(range, OnMismatch::Split, |l1, block| {

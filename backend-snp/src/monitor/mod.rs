@@ -85,8 +85,9 @@ use coco_part_api::{
 use x86_64::structures::paging::PhysFrame;
 
 use crate::abi::sev_features::SevFeatures;
+use crate::abi::terminate::TerminateReason;
 use crate::error::SnpError;
-use crate::host::Host;
+use crate::host::{Host, HostChannel};
 use crate::instr::{Port, Vmpl, VmplPermissions};
 use frames::Frames;
 use gate::Gate;
@@ -136,14 +137,20 @@ pub struct L1<'a, P: Port, M: GuestMemory> {
 }
 
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {
-    /// The port, for what the integrator does besides: halting, waiting, ending the guest.
+    /// The port, for what the integrator does besides: halting and waiting.
     pub fn port(&mut self) -> &mut P {
         &mut self.port
     }
 
-    /// The way to the host, together with the port it needs: for ending the guest.
+    /// The way to the host, together with the port it needs. To end the VM there is [`terminate`](Self::terminate).
     pub fn host(&mut self) -> (&mut Host<M>, &mut P) {
         (&mut self.host, &mut self.port)
+    }
+
+    /// Wipes the key of the message channel and ends the whole VM. Does not come back, whatever the host does.
+    pub fn terminate(&mut self, reason: TerminateReason) -> ! {
+        attest::close_channel(self);
+        self.host.terminate(&mut self.port, reason)
     }
 
     fn gate(&mut self, frame: PhysFrame) -> Gate<'_, P, M> {

@@ -5,11 +5,13 @@
 //!
 //! 1. The word of the current frame goes from `Ready` to `Held` (see `frames`); who does not get it touches nothing.
 //! 2. A look without the gate: is there an exit that concerns L1 on record, and for a VMGEXIT a mark in the call area? If
-//!    not, nothing was written and nothing has to be undone.
+//!    not, nothing was written and nothing has to be undone. A mark that another VMSA may have set, one with the same call
+//!    area that is admitted and has run but waits to be installed, is left alone: when it is installed, it is served.
 //! 3. The gate is closed and the VMSA proved to stand still (see `gate`).
 //! 4. Exit code and registers are read, once. The mark is exchanged for 0: whoever exchanges a 1 serves the call, and a
 //!    second return finds none (S1). The exit code on record is spent too, so that one exit is reported once.
-//! 5. The gate stays closed until the level runs again: a call is answered in a VMSA that cannot run.
+//! 5. The gate stays closed until the level runs again: a call is answered in a VMSA that cannot run. The word stays in
+//!    `Held` until the answer; after an exit that is no call it is `Ready` again at once.
 //!
 //! [`L1::run`] looks before it enters as well. The host may have run the level by itself, which it must when a guest starts
 //! a vCPU that L1 has not installed yet; entering then would lose the caller a call.
@@ -22,7 +24,7 @@ use coco_part_api::{CallRegs, Exit, GuestLevel, GuestMemory, PendingCall, RunLev
 use x86_64::structures::paging::PhysFrame;
 
 use super::frames::{Phase, Place};
-use super::gate::Still;
+use super::gate::{EXIT_CODE, Still};
 use super::setup::SwitchBy;
 use super::{L1, exit, vmpl};
 use crate::abi::exit_codes::ExitCode;
@@ -163,7 +165,7 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
             return Ok(Hold::Ours);
         }
         match place.phase() {
-            // Since an exit that was no call.
+            // Nobody else moves a word there.
             Some(Phase::Held) => Ok(Hold::Ours),
             Some(_) => {
                 self.port.pause();
@@ -182,10 +184,10 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         }
     }
 
-    /// What the level left for L1, if anything. The frame is held, and stays so unless there is an error.
+    /// What the level left for L1, if anything. The frame is held, and stays so for a call and if there is nothing.
     fn look(&mut self, level: GuestLevel) -> Result<Option<Exit>, SnpError> {
         let outcome = self.look_at(level);
-        if outcome.is_err() {
+        if !matches!(outcome, Ok(None | Some(Exit::Call(_) | Exit::MalformedCall(_)))) {
             self.release(level);
         }
         outcome
@@ -195,13 +197,19 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         let current = self.current(level)?;
         let frame = current.place.frame();
         let code: ExitCode = self.gate(frame).read(EXIT_CODE)?;
+        let reflects = self.features_of(level).contains(SevFeatures::REFLECT_VC);
         let concerns_l1 = match code {
             ExitCode::VMGEXIT => self.has_mark(&current),
             ExitCode::INVALID => false,
-            _ => self.features_of(level).contains(SevFeatures::REFLECT_VC) && exit::is_reflected(code),
+            _ => reflects && exit::is_reflected(code, self.gate(frame).read(EXIT_INFO_1)?),
         };
         if !concerns_l1 {
             return Ok(None);
+        }
+        if code == ExitCode::VMGEXIT && self.has_rival(&current)? {
+            log::debug!("level {} of {}: a VMSA that is not installed yet has run", level.number(), self.vcpu);
+            self.port.pause();
+            return Ok(Some(Exit::Spurious));
         }
         if self.gate(frame).close()? == Still::No {
             log::debug!("level {} of {} runs elsewhere", level.number(), self.vcpu);
@@ -226,7 +234,11 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
                 _ => Exit::MalformedCall(call()),
             }
         } else {
-            exit::decode(&gate.read(0)?)
+            let vmsa: Vmsa = gate.read(0)?;
+            if !exit::is_reflected(code, vmsa.guest_exitinfo1) {
+                return Ok(None);
+            }
+            exit::decode(&vmsa)
         };
         self.gate(frame).write(EXIT_CODE, &ExitCode::INVALID)?;
         if let Some(current) = self.current_mut(level) {
@@ -235,15 +247,42 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         Ok(Some(exit))
     }
 
+    /// Whether another VMSA of the same level and vCPU may have set the mark: one with an open gate that is not installed yet
+    /// and has run, as the host may do before L1 on this vCPU comes to install it.
+    fn has_rival(&mut self, current: &Current<'_>) -> Result<bool, SnpError> {
+        let own = current.place.index();
+        let frames = self.frames;
+        for place in frames.of(own.vcpu, own.vmpl).filter(|place| place.index() != own) {
+            // Not while another vCPU retires it: then it is only read.
+            let held = place.shift(Phase::Admitted, Phase::Held);
+            if held || place.phase().is_some() {
+                let mut gate = self.gate(place.frame());
+                let has_run = match (gate.is_open(), gate.has_left()) {
+                    (Ok(true), Ok(false)) if held => gate.runs(),
+                    (Ok(open), Ok(left)) => Ok(open && left),
+                    // Given up meanwhile.
+                    _ => Ok(false),
+                };
+                if held {
+                    place.shift(Phase::Held, Phase::Admitted);
+                }
+                if has_run? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether the call area has a mark. An area that is not accessible has none: the guest harms itself (RQ-18).
-    fn has_mark(&self, current: &Current<'_>) -> bool {
+    pub(super) fn has_mark(&self, current: &Current<'_>) -> bool {
         let mut mark = [0];
         let at = offset(current.call_area.start_address(), CALL_PENDING);
         at.is_some_and(|at| self.memory.read(at, &mut mark).is_ok()) && mark != [0]
     }
 
     /// Takes the mark away and says what it was.
-    fn take_mark(&self, current: &Current<'_>) -> u8 {
+    pub(super) fn take_mark(&self, current: &Current<'_>) -> u8 {
         let at = offset(current.call_area.start_address(), CALL_PENDING);
         at.and_then(|at| self.memory.swap_u8(at, 0).ok()).unwrap_or(0)
     }
@@ -252,4 +291,4 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
 /// Mark of a call that waits.
 const CALLED: u8 = 1;
 
-const EXIT_CODE: usize = offset_of!(Vmsa, guest_exit_code);
+const EXIT_INFO_1: usize = offset_of!(Vmsa, guest_exitinfo1);

@@ -1,12 +1,14 @@
 //! Pages of L1 itself.
 
-use coco_part_api::{After, Block, FrameRange, Grants, GuestMemory, HostState, Stopped, Validate};
+use coco_part_api::{After, Block, FrameRange, Grant, Grants, GuestMemory, HostState, Stopped, Validate};
 
 use super::L1;
 use super::blocks::{OnMismatch, next_part};
+use super::grant::Cut;
+use crate::abi::exit_codes::ExitCode;
 use crate::error::SnpError;
 use crate::host::HostChannel;
-use crate::instr::{Port, PvalidateOp};
+use crate::instr::{Fault, Port, PvalidateOp};
 
 impl<P: Port, M: GuestMemory> Validate for L1<'_, P, M> {
     /// Agrees the page state in parts, then validates and zeroes block by block.
@@ -18,12 +20,25 @@ impl<P: Port, M: GuestMemory> Validate for L1<'_, P, M> {
         self.with_private(range, |l1: &mut Self, block: Block| l1.validate_block(block, &Grants::NONE))
     }
 
-    /// Takes the validation away block by block, and shares what is to be shared in parts.
+    /// Takes what rights lower levels may have on the pages, flushes once, takes the validation away block by block, and
+    /// shares what is to be shared in parts. PVALIDATE keeps the rights of a page: one that was published and is validated
+    /// again would come back with them (M5). Which rights there are is not known, so they are always taken.
     ///
-    /// If the host does not do its part for pages that are not valid any more, they count as not done; they are unassigned.
+    /// Where it stops, pages behind may have lost rights of lower levels, and nothing else. If the host does not do its part for pages that are not valid any more, they count as not done; they are unassigned.
     fn rescind(&mut self, range: FrameRange, then: After) -> Result<(), Stopped<SnpError>> {
-        self.map.check(range).map_err(at_start)?;
-        self.give_up(range, OnMismatch::Split, then == After::Shared)
+        let mut cut = Cut::default();
+        let withdrawn = self.withdraw(range, &mut cut);
+        if cut.is_pending() {
+            self.flush();
+        }
+        let bare = match &withdrawn {
+            Ok(()) => Some(range),
+            Err(stopped) => range.take(stopped.done),
+        };
+        if let Some(bare) = bare {
+            self.give_up(bare, OnMismatch::Split, then == After::Shared)?;
+        }
+        withdrawn.map_err(|Stopped { done, cause }| Stopped { done, cause: said_by_rmpadjust(cause) })
     }
 }
 
@@ -52,6 +67,14 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             outcome.map_err(|stopped| Stopped { done, cause: stopped.cause })?;
         }
         Ok(())
+    }
+}
+
+/// RMPADJUST faults on a page that is not valid, where PVALIDATE says that it changes nothing.
+fn said_by_rmpadjust(cause: SnpError) -> SnpError {
+    match cause {
+        SnpError::Fault(Fault::Vc { code }) if ExitCode(code) == ExitCode::PAGE_NOT_VALIDATED => SnpError::NoChange,
+        other => other,
     }
 }
 

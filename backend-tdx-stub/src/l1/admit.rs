@@ -5,6 +5,8 @@
 //! and checks the state frame, the seed carries the registers, and installing writes them. There is one VMCS per vCPU and
 //! level: installing another vCPU there ends the older one.
 
+use core::fmt;
+
 use coco_part_api::svsm::state_frame::StateFrame;
 use coco_part_api::{AdmitVcpu, Context, FrameRange, GuestLevel, GuestMemory, Source, Terms, VcpuId};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
@@ -16,12 +18,23 @@ use crate::error::Error;
 use crate::port::Port;
 
 /// An admitted vCPU on its way to its processor: checked registers, for one level of one vCPU.
-#[derive(Debug)]
 pub struct Seed {
     level: GuestLevel,
     target: VcpuId,
     frame: PhysFrame<Size4KiB>,
     context: Context,
+}
+
+/// Prints no register: they are the guest's.
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { level, target, frame, context: _ } = self;
+        f.debug_struct("Seed")
+            .field("level", level)
+            .field("target", target)
+            .field("frame", frame)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {

@@ -269,10 +269,10 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         self.publish(range, grants)
     }
 
-    /// MapGPA to shared by L1, for either origin; the aliases are gone already.
+    /// MapGPA to shared by L1, for either origin. The proof does not know its pages, so they are looked at again: `InUse` for
+    /// one that a lower level reaches, and nothing changed.
     fn rescind_from(&mut self, range: FrameRange, then: After, _by: Origin, _proof: &Flushed) -> Step<M::Fault> {
-        self.check(range)?;
-        self.give_up(range, then)
+        self.rescind(range, then)
     }
 
     /// TDG.MEM.PAGE.ATTR.RD and ATTR.WR per page; a cut is noted only where some VM loses a right.

@@ -62,6 +62,17 @@ fn leaves_nothing_in_a_frame_that_l1_refuses() {
 }
 
 #[test]
+fn does_not_touch_a_frame_that_l1_may_have_kept() {
+    let (mut shim, world, memory) = shim();
+    world.get().lies.push_back(Lie::Result(0x8000_0006));
+    let error = shim.create_vcpu(new(STATE, AREA)).unwrap_err();
+    assert!(matches!(error, ShimError::FrameInDoubt { at, .. } if at.as_u64() == STATE), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(!is_zero(&memory, STATE), "an access would fault if the frame is not the guest's");
+    assert!(world.get().running.is_empty());
+}
+
+#[test]
 fn deletes_again_what_the_host_does_not_start() {
     let (mut shim, world, memory) = shim();
     world.get().start_fails = true;

@@ -99,7 +99,7 @@ fn doubts_every_answer_that_is_not_success() {
         assert_eq!(ghcb.ap_creation(&mut port, &creation(ApRequest::Destroy)), Err(expected));
         assert_eq!(ghcb.guest_request(&mut port, frame(0x1000), frame(0x2000)), Err(expected));
         let mut regs = CallFrame::default();
-        assert_eq!(ghcb.call_vmpl0(&mut port, &mut regs), Err(expected));
+        assert_eq!(ghcb.call_vmpl0(&mut port, &mut regs, || Ok(())), Err(expected));
     }
     assert_eq!(SnpError::ForbiddenException { info: 0 }.kind(), ErrorKind::HostMisbehaved);
     assert_eq!(SnpError::Exception { info: gp }.kind(), ErrorKind::HostRefused);
@@ -153,8 +153,21 @@ fn a_call_by_page_carries_the_registers_outside_of_it() {
         reply(&view, GHCB, 0, 0);
     });
     let mut regs = CallFrame { rax: 0x77, rcx: 0x77, rdx: 0x77, r8: 0x77, r9: 0x77 };
-    ghcb.call_vmpl0(&mut port, &mut regs).unwrap();
+    ghcb.call_vmpl0(&mut port, &mut regs, || Ok(())).unwrap();
     assert_eq!((regs.rax, regs.rcx), (0x88, 0x77));
+}
+
+#[test]
+fn the_mark_of_a_call_is_set_when_the_page_is_filled() {
+    let memory = Memory::new();
+    let view = memory.clone();
+    let (mut ghcb, mut port) = page(&memory, |_| panic!("no exit without the mark"));
+    let refused = ghcb.call_vmpl0(&mut port, &mut CallFrame::default(), || {
+        assert_eq!(view.word(GHCB as usize + EXIT_CODE), 0x8000_0018);
+        assert_eq!(view.word(GHCB as usize + BITMAP + 8), 0x001c_0000_0000_0000);
+        Err(SnpError::NotServed)
+    });
+    assert_eq!((refused, port.msr), (Err(SnpError::NotServed), GHCB));
 }
 
 #[test]

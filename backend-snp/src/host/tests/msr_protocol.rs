@@ -115,9 +115,16 @@ fn a_call_loads_and_stores_the_registers() {
         *exit.msr = 0x017;
     });
     let mut frame = CallFrame { rax: 1, rcx: 2, rdx: 3, r8: 4, r9: 5 };
-    MsrProtocol.call_vmpl0(&mut port, &mut frame).unwrap();
+    MsrProtocol.call_vmpl0(&mut port, &mut frame, || Ok(())).unwrap();
     assert_eq!(frame, CallFrame { rax: 6, rcx: 7, rdx: 8, r8: 9, r9: 10 });
     assert_eq!((port.exits.as_slice(), port.msr), (&[0x016][..], 0xabc_0000));
+}
+
+#[test]
+fn without_its_mark_a_call_does_not_leave_and_the_register_is_as_before() {
+    let mut port = MockPort::new(|_| panic!("no exit without the mark"));
+    let refused = MsrProtocol.call_vmpl0(&mut port, &mut CallFrame::default(), || Err(SnpError::NotServed));
+    assert_eq!((refused, port.msr), (Err(SnpError::NotServed), 0xabc_0000));
 }
 
 #[test]

@@ -124,3 +124,43 @@ fn a_busy_key_is_not_waited_for_without_end() {
     assert!(bench.machine.take_log().iter().all(|did| *did == Did::Pause));
     assert!(l1.attest(&[1; 64], &mut [0; REPORT]).is_ok());
 }
+
+#[test]
+fn the_key_leaves_the_secrets_page_and_the_channel_goes_on_behind_its_number() {
+    let bench = bench();
+    bench.machine.poke(SECRETS + 0xa0, &6_u32.to_le_bytes());
+    bench.machine.poke(SECRETS + 0xb8, &1_u32.to_le_bytes());
+    let mut first = bench.start(0);
+    assert_eq!(bench.machine.page(SECRETS)[0x20..0x40], [0; 32]);
+    let mut out = [0; REPORT];
+    first.attest(&[1; 64], &mut out).unwrap();
+    assert_eq!(out[0x90..0x98], 0x1_0000_0007_u64.to_le_bytes());
+    bench.start(1).attest(&[1; 64], &mut out).unwrap();
+    assert_eq!(out[0x90..0x98], 0x1_0000_0009_u64.to_le_bytes());
+}
+
+#[test]
+fn a_key_that_stays_in_the_page_is_not_used() {
+    let bench = bench();
+    let before = bench.machine.with(|world| world.steps);
+    drop(bench.start(0));
+    // The store into the secrets page is the last step of a start.
+    let steps = bench.machine.with(|world| world.steps) - before;
+    let bench = self::bench();
+    bench.machine.break_after(steps - 1, super::mock::Broken::Fault);
+    assert!(L1::start(bench.machine.port(), bench.setup(0), &bench.shared).is_err());
+    assert!(bench.shared.channel.try_lock().unwrap().is_none());
+    assert_eq!(bench.machine.page(SECRETS)[0x20..0x40], KEY);
+    assert!(bench.start(1).attest(&[1; 64], &mut [0; REPORT]).is_ok());
+}
+
+#[test]
+fn the_end_wipes_the_key_first() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let bench = bench();
+    let mut l1 = bench.start(0);
+    // The mock host knows no way to end, and panics.
+    let end = AssertUnwindSafe(|| l1.terminate(crate::host::reason(7)));
+    assert!(catch_unwind(end).is_err());
+    assert_eq!(bench.shared.channel.try_lock().unwrap().as_ref().map(|shared| shared.key.0), Some([0; 32]));
+}

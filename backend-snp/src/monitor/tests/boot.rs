@@ -31,8 +31,41 @@ fn keys_of_higher_levels_do_not_reach_the_guest() {
         let quad = |at: usize| u64::from_le_bytes(*copy[at..].first_chunk().unwrap());
         assert_eq!((quad(0x140), quad(0x148), quad(0x150)), (0, 256 << 12, CALL_AREA));
         assert_eq!((copy[0x158], copy[0x15c]), (1, level.number()));
-        assert_eq!(bench.machine.page(SECRETS), original);
+        // The key of VMPL0 was taken when L1 started, the guest's are handed out.
+        let mut rest = original;
+        rest[0x20..0x40].fill(0);
+        rest[0x20 + erased * 0x20..0xa0].fill(0);
+        assert_eq!(bench.machine.page(SECRETS), rest);
     }
+}
+
+#[test]
+fn a_key_is_handed_out_once() {
+    let bench = Bench::new();
+    for key in 0..4 {
+        bench.machine.poke(SECRETS + 0x20 + key * 0x20, &[0x10 + key as u8; 32]);
+    }
+    let mut l1 = bench.start(0);
+    let fill = |l1: &mut TestL1<'_>, level| {
+        l1.fill(BootPage::Secrets, frame(COPY), &info(level)).unwrap();
+        [1, 2, 3].map(|key| bench.machine.page(COPY)[0x20 + key * 0x20])
+    };
+    assert_eq!(fill(&mut l1, GuestLevel::TWO), [0, 0x12, 0x13]);
+    assert_eq!(fill(&mut l1, GuestLevel::TWO), [0; 3]);
+    assert_eq!(fill(&mut l1, GuestLevel::ONE), [0x11, 0, 0]);
+}
+
+#[test]
+fn keys_that_cannot_be_erased_are_not_handed_out() {
+    let bench = Bench::new();
+    bench.machine.poke(SECRETS + 0x40, &[0x11; 32]);
+    let mut l1 = bench.start(0);
+    // The copy is written, the original is not.
+    bench.machine.break_after(1, super::mock::Broken::Fault);
+    assert!(l1.fill(BootPage::Secrets, frame(COPY), &info(GuestLevel::ONE)).is_err());
+    assert_eq!(bench.machine.page(COPY), [0; 4096]);
+    l1.fill(BootPage::Secrets, frame(COPY), &info(GuestLevel::ONE)).unwrap();
+    assert_eq!(bench.machine.page(COPY)[0x40], 0x11);
 }
 
 #[test]

@@ -102,6 +102,38 @@ fn what_cannot_be_undone_is_quarantined() {
 }
 
 #[test]
+fn a_right_that_cannot_be_taken_back_costs_the_page_its_validity() {
+    let grants = Grants::one(GuestLevel::ONE, Rights::RAM).with(GuestLevel::TWO, Rights::RAM);
+    let bench = Bench::new();
+    let mut l1 = bench.start(0);
+    // The right of level 2 fails, and so does revoking that of level 1.
+    bench.machine.break_after(1, Broken::Fault);
+    bench.machine.with(|world| world.breaks_again = 1);
+    let stopped = l1.publish(range(0x3_0000, 1), &grants).unwrap_err();
+    assert_eq!(stopped.cause, SnpError::Quarantined { at: PhysAddr::new(0x3_0000) });
+    assert!(!bench.machine.with(|world| world.entry(0x30).valid), "nobody reaches a page that is not valid");
+    let invalid = Did::Pvalidate { at: 0x3_0000, large: false, valid: false };
+    assert_eq!(bench.machine.take_log()[3..], [invalid, Did::Invlpgb, Did::Tlbsync]);
+}
+
+#[test]
+fn the_block_at_which_a_withdrawal_stops_can_be_regranted() {
+    let grants = Grants::one(GuestLevel::ONE, Rights::RAM).with(GuestLevel::TWO, Rights::READ);
+    let bench = Bench::new();
+    let mut l1 = bench.start(0);
+    l1.publish(range(0x3_0000, 3), &grants).unwrap();
+    let before = bench.machine.rmp();
+    bench.machine.break_after(3, Broken::Code(3));
+    let mut cut = Cut::default();
+    let stopped = l1.withdraw(range(0x3_0000, 3), &mut cut).unwrap_err();
+    assert_eq!(stopped.done, 1);
+    assert_eq!(bench.machine.with(|world| world.entry(0x31).rights), [0, 0, 1, 0], "level 1 lost its right");
+    let proof = l1.redeem(cut).unwrap();
+    l1.regrant(range(0x3_0000, stopped.done + 1), &grants, &proof).unwrap();
+    assert_eq!(bench.machine.rmp(), before);
+}
+
+#[test]
 fn a_request_is_told_about_a_size_mismatch_and_the_monitor_is_not() {
     let grants = Grants::one(GuestLevel::ONE, Rights::RAM);
     let bench = Bench::new();

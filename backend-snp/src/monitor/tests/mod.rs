@@ -8,6 +8,7 @@ mod mock;
 mod own_vcpu;
 mod start;
 mod state;
+mod successor;
 mod switch;
 mod validate;
 

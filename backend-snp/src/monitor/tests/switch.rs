@@ -7,13 +7,13 @@ use crate::abi::exit_codes::ExitCode;
 use crate::abi::vmsa::Vmsa;
 
 const MARK: Did = Did::Rmpadjust { at: VMSA, large: false, vmpl: 1, rights: 0, vmsa: true };
-const BOTH: [VmsaStore; 2] = [VmsaStore::Waits, VmsaStore::Plain];
+pub(super) const BOTH: [VmsaStore; 2] = [VmsaStore::Waits, VmsaStore::Plain];
 
-fn run(l1: &mut TestL1<'_>) -> Exit {
+pub(super) fn run(l1: &mut TestL1<'_>) -> Exit {
     l1.run(GuestLevel::ONE).unwrap()
 }
 
-fn call(exit: Exit) -> PendingCall {
+pub(super) fn call(exit: Exit) -> PendingCall {
     match exit {
         Exit::Call(call) => call,
         other => panic!("{other:?}"),
@@ -322,11 +322,7 @@ fn a_frame_that_is_just_being_retired_is_not_touched() {
 #[test]
 fn an_exit_is_reported_once_to_an_l1_that_wants_reflected_exceptions() {
     let bench = Bench::new();
-    let mut setup = bench.setup(0);
-    setup.reflect = &[GuestLevel::ONE];
-    let mut l1 = L1::start(bench.machine.port(), setup, &bench.shared).unwrap();
-    let seed = admit(&mut l1, VMSA).unwrap();
-    l1.install(seed).unwrap();
+    let mut l1 = reflecting(&bench);
     let leaves = |code| {
         bench.machine.on_run(move |machine| {
             machine.with(|world| {
@@ -357,4 +353,49 @@ fn exceptions_of_other_levels_are_not_l1s() {
         });
     });
     assert!(matches!(run(&mut l1), Exit::Spurious));
+}
+
+/// L1 that wants reflected exceptions of its guest.
+fn reflecting(bench: &Bench) -> TestL1<'_> {
+    let mut setup = bench.setup(0);
+    setup.reflect = &[GuestLevel::ONE];
+    let mut l1 = L1::start(bench.machine.port(), setup, &bench.shared).unwrap();
+    let seed = admit(&mut l1, VMSA).unwrap();
+    l1.install(seed).unwrap();
+    l1
+}
+
+#[test]
+fn a_vmsa_is_retired_from_anywhere_after_an_exit_that_is_no_call() {
+    use coco_part_api::GuestState;
+    let bench = Bench::new();
+    let (mut first, mut second) = (reflecting(&bench), bench.start(1));
+    bench.machine.on_run(|machine| {
+        machine.with(|world| {
+            assert!(world.vmrun(VMSA));
+            world.exit(VMSA, ExitCode::SHUTDOWN);
+        });
+    });
+    assert!(matches!(run(&mut first), Exit::Shutdown));
+    bench.machine.with(|world| assert!(!world.vmrun(VMSA), "the gate stays closed"));
+    assert!(first.context(GuestLevel::ONE).is_ok());
+    bench.machine.with(|world| assert!(!world.vmrun(VMSA), "and reading does not open it"));
+    second.retire(frame(VMSA), &terms(0)).unwrap();
+    assert_eq!(first.run(GuestLevel::ONE).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_nested_fault_is_reflected_only_with_the_reserved_bit() {
+    let bench = Bench::new();
+    let mut l1 = reflecting(&bench);
+    for (info_1, is_reflected) in [(0x6_u64, false), (0xe, true)] {
+        bench.machine.on_run(move |machine| {
+            machine.with(|world| {
+                assert!(world.vmrun(VMSA));
+                world.exit(VMSA, ExitCode::NPF);
+                world.put(VMSA + 0x390, &info_1.to_le_bytes());
+            });
+        });
+        assert_eq!(matches!(run(&mut l1), Exit::Memory(_)), is_reflected, "{info_1:#x}");
+    }
 }

@@ -1,5 +1,5 @@
 use coco_part_api::range::LARGE;
-use coco_part_api::{After, Error, ErrorKind, RangeError, Stopped, Validate};
+use coco_part_api::{After, Error, ErrorKind, Grants, RangeError, Rights, Stopped, Validate};
 
 use super::mock::{Broken, Did, Entry};
 use super::*;
@@ -132,12 +132,48 @@ fn rescinds_before_it_shares() {
     assert_eq!(
         bench.machine.take_log(),
         [
+            revoked(0x3_0000, 1),
+            revoked(0x3_0000, 2),
+            Did::Invlpgb,
+            Did::Tlbsync,
             Did::Pvalidate { at: 0x3_0000, large: false, valid: false },
             Did::PageState { at: 0x3_0000, frames: 1, private: false },
         ]
     );
     l1.rescind(range(0x3_1000, 1), After::Unassigned).unwrap();
-    assert_eq!(bench.machine.take_log(), [Did::Pvalidate { at: 0x3_1000, large: false, valid: false }]);
+    let log = bench.machine.take_log();
+    assert_eq!(log[4..], [Did::Pvalidate { at: 0x3_1000, large: false, valid: false }]);
+}
+
+fn revoked(at: u64, vmpl: u8) -> Did {
+    Did::Rmpadjust { at, large: false, vmpl, rights: 0, vmsa: false }
+}
+
+#[test]
+fn a_published_page_that_is_given_up_comes_back_without_rights() {
+    let bench = Bench::new();
+    let mut l1 = bench.start(0);
+    l1.publish(range(0x3_0000, 2), &Grants::one(GuestLevel::ONE, Rights::RAM)).unwrap();
+    l1.rescind(range(0x3_0000, 2), After::Unassigned).unwrap();
+    let flushes = bench.machine.take_log().iter().filter(|did| **did == Did::Invlpgb).count();
+    assert_eq!(flushes, 1, "one for the whole range");
+    l1.validate(range(0x3_0000, 2)).unwrap();
+    for page in [0x30, 0x31] {
+        let own = Entry { assigned: true, valid: true, ..Entry::default() };
+        assert_eq!(bench.machine.with(|world| world.entry(page)), own);
+    }
+}
+
+#[test]
+fn a_page_whose_rights_cannot_be_taken_is_not_given_up() {
+    let bench = Bench::new();
+    let mut l1 = bench.start(0);
+    // The second RMPADJUST of the second page.
+    bench.machine.break_after(3, Broken::Code(3));
+    let stopped = l1.rescind(range(0x3_0000, 3), After::Shared).unwrap_err();
+    assert_eq!((stopped.done, stopped.cause.kind()), (1, ErrorKind::InUse));
+    let state = |page: u64| bench.machine.with(|world| (world.entry(page).assigned, world.entry(page).valid));
+    assert_eq!([0x30, 0x31, 0x32].map(state), [(false, false), (true, true), (true, true)]);
 }
 
 #[test]

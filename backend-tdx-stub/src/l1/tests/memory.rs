@@ -304,14 +304,29 @@ fn a_withdrawn_page_is_regranted_with_its_contents() {
 fn giving_up_is_sharing_and_the_cursor_keeps_the_shared_bit() {
     let (mut l1, script, _ram) = l1();
     let proof = l1.redeem(Default::default()).unwrap();
+    let found_own = || (1..=3).for_each(|page| found(&script, page * 0x1000, page * 0x1000, 0));
+    found_own();
     map_gpa(&script, SHARED_BIT | 0x1000, 0x3000, host(1, SHARED_BIT | 0x2000));
     agreed(&script, SHARED_BIT | 0x2000, 0x2000);
     l1.rescind_from(range(0x1000, 0x3000), After::Shared, Origin::Request, &proof).unwrap();
 
+    found_own();
     map_gpa(&script, SHARED_BIT | 0x1000, 0x3000, host(1, SHARED_BIT | 0x3000));
     map_gpa(&script, SHARED_BIT | 0x3000, 0x1000, host(1, 0x3800));
     let (done, error) = cause(l1.rescind_from(range(0x1000, 0x3000), After::Shared, Origin::Monitor, &proof));
     assert_eq!((done, error.kind()), (2, ErrorKind::HostMisbehaved));
+}
+
+#[test]
+fn a_proof_does_not_give_up_a_page_that_a_level_still_reaches() {
+    let (mut l1, script, _ram) = l1();
+    // The proof of an empty cut: nothing was withdrawn.
+    let proof = l1.redeem(Default::default()).unwrap();
+    for by in [Origin::Monitor, Origin::Request] {
+        found(&script, 0x1000, 0x1000, 0x8001_0000_0000);
+        let (done, error) = cause(l1.rescind_from(range(0x1000, 0x1000), After::Shared, by, &proof));
+        assert_eq!((done, error), (0, Error::StillGranted { at: PhysAddr::new(0x1000) }));
+    }
 }
 
 #[test]

@@ -85,6 +85,18 @@ fn a_seed_holds_what_was_checked_whatever_becomes_of_the_frame() {
 }
 
 #[test]
+fn a_seed_prints_no_register() {
+    use std::fmt::Write;
+    let (mut l1, _script, _ram) = l1();
+    let proof = proof(&mut l1);
+    let context = Context { gpr: [0x5a5a_0123; 16], ..kernel() };
+    let seed = l1.admit(frame(FRAME), Source::Context(&context), &terms(ONE, 0), &proof).unwrap();
+    let mut text = std::string::String::new();
+    write!(text, "{seed:?} {seed:x?}").unwrap();
+    assert!(text.contains("target") && !text.contains("5a5a0123") && !text.contains(&std::format!("{}", 0x5a5a_0123)));
+}
+
+#[test]
 fn a_seed_is_installed_on_its_target_only() {
     let (mut l1, _script, _ram) = l1();
     let proof = proof(&mut l1);
