@@ -8,13 +8,17 @@ use crate::range::FrameRange;
 
 /// Things about processors that only the integrator of a monitor knows: interrupts and idling.
 pub trait Processor {
-    /// Makes another vCPU leave the lower levels soon. A host that withholds it stops progress only (M5).
+    /// Makes another vCPU leave the lower levels soon, and ends its [`idle`](Self::idle): one under way, and also one that
+    /// begins just after the kick. A wake-up must not get lost between its look for work and its sleep; an interrupt or a
+    /// flag that stays pending until it is taken does it. A host that withholds the kick stops progress only (M5).
     fn kick(&mut self, who: VcpuId);
 
-    /// Waits until there may be something to do; may return at any time.
+    /// Waits until there may be something to do; may return at any time. Returns at once when this vCPU was kicked since it
+    /// was here last.
     fn idle(&mut self);
 
-    /// Lets another vCPU go on; in every loop that waits for one.
+    /// Lets another vCPU go on; in every loop that waits for one. Also lets L1 take an interrupt that waits for it: until
+    /// that is taken, [`Exit::InterruptPending`](crate::Exit::InterruptPending) comes again.
     fn pause(&mut self);
 }
 

@@ -125,7 +125,8 @@ pub struct NewVcpu<'a> {
     pub id: VcpuId,
     /// What it starts with.
     pub context: &'a Context,
-    /// A private page of the creator, which becomes the state frame. Not 2 MiB aligned (SNP erratum, `rmp_semantics` RMP-025).
+    /// A private page of the creator, which becomes the state frame. A backend may refuse frames aligned to 2 MiB as
+    /// `Misaligned`.
     pub state: PhysFrame<Size4KiB>,
     /// A private page of the creator, which becomes the new vCPU's call area. L1 has no use for one and ignores it.
     pub call_area: PhysFrame<Size4KiB>,
@@ -137,7 +138,8 @@ pub trait CreateVcpu: ErrorType {
     ///
     /// # Errors
     /// `NotFound` for a vCPU that does not exist, `InUse` for a frame that already serves one, `BadState`,
-    /// `HostRefused`; nothing is left behind.
+    /// `Misaligned`, `HostRefused`; nothing is left behind. `Quarantined` when the frame could not be put back: nobody may
+    /// use it again.
     #[doc(alias = "VMSA")]
     fn create_vcpu(&mut self, new: NewVcpu<'_>) -> Result<(), Self::Error>;
 
@@ -187,7 +189,7 @@ pub trait AdmitVcpu: Grant {
     ///
     /// # Errors
     /// `BadState` for contents that are not allowed, `Misaligned`, `NotFound` for an unknown target; the frame is then as
-    /// it was, still withdrawn.
+    /// it was, still withdrawn. `Quarantined` when it could not be put back: nobody may use it again.
     fn admit(
         &mut self,
         state: PhysFrame<Size4KiB>,
@@ -196,7 +198,7 @@ pub trait AdmitVcpu: Grant {
         proof: &Self::Flushed,
     ) -> Result<Self::Seed, Self::Error>;
 
-    /// Makes an admitted vCPU the current one of its level on this vCPU. An older one stays admitted but does not run.
+    /// Makes an admitted vCPU the current one of its level on this vCPU. An older one stays retirable but does not run.
     ///
     /// # Errors
     /// With the seed, to be tried again: `InUse` while the older one runs; `InvalidArgument` on another vCPU than the target.

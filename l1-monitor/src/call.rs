@@ -2,8 +2,8 @@
 
 use coco_part_api::svsm::{CALL_BUFFER, CallResult};
 use coco_part_api::{
-    CallRegs, Error, FrameRange, Grant, Grants, GuestLevel, GuestMemory, Monitor as Backend, NotYet, Processor, Rights,
-    Stopped, VcpuId,
+    CallRegs, Error, ErrorKind, FrameRange, Grant, Grants, GuestLevel, GuestMemory, Monitor as Backend, NotYet,
+    Processor, Rights, Stopped, VcpuId,
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
@@ -98,6 +98,33 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
                 Err(failed(&stopped))
             }
         }
+    }
+
+    /// Gives the frames of one entry back whose cut stopped, the block at which it stopped with them: some level may have lost
+    /// its right there already, and only the ledger knows what that was (rule M4).
+    pub(crate) fn undo_cut(&mut self, mut claim: Claim<'a>, stopped: &Stopped<B::Error>, proof: &B::Flushed) {
+        if stopped.cause.kind() == ErrorKind::Quarantined {
+            claim.commit(State::Quarantined);
+            return;
+        }
+        let Some(range) = claim.rest().and_then(|rest| rest.take(reach(stopped))) else { return };
+        let Err(again) = self.backend.regrant(range, &self.caller.grants(), proof) else { return };
+        let done = again.done.min(range.frames());
+        claim.commit_first(done, self.caller.own());
+        // A block that refuses to be cut and to be granted for the same reason, such as its size, was never cut.
+        if done < stopped.done || again.cause.kind() != stopped.cause.kind() {
+            claim.commit_first(range.frames() - done, State::Quarantined);
+            log::error!("could not undo a cut of {} frames: quarantined", range.frames() - done);
+        }
+    }
+}
+
+/// How many frames a cut of one list entry that stopped may have reached: those that are done, and the block behind them. An
+/// entry is one block; when it stops behind its first frame, it was done in 4 KiB steps.
+fn reach<E>(stopped: &Stopped<E>) -> u64 {
+    match stopped.done {
+        0 => u64::MAX,
+        done => done.saturating_add(1),
     }
 }
 

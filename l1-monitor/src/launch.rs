@@ -18,7 +18,7 @@ use crate::storage::{Hold, Phase, Record};
 /// Everything the first vCPU of the guest starts with. All frames are the monitor's, except where noted.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestLaunch<'a> {
-    /// Becomes the state frame. Not 2 MiB aligned.
+    /// Becomes the state frame. A backend may refuse one that is aligned to 2 MiB.
     pub state: PhysFrame<Size4KiB>,
     /// Becomes the call area: a page of the monitor, which is zeroed and handed over, or one the guest has already.
     pub call_area: PhysFrame<Size4KiB>,
@@ -139,10 +139,10 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
         // A page of the monitor: no lower level ever had a right on it, so there is nothing to flush.
         let cut = B::Cut::default();
         let proof = flush(&mut self.backend, &mut self.processor, &self.shared, own, cut).ok_or(SetupError::Dead)?;
-        let seed = self
-            .backend
-            .admit(record.state, Source::Context(context), &record.terms, &proof)
-            .map_err(Stopped::at_start)?;
+        let seed = match self.backend.admit(record.state, Source::Context(context), &record.terms, &proof) {
+            Ok(seed) => seed,
+            Err(error) => return Err(give_up(claim, error)),
+        };
         if let Err((_, error)) = self.backend.install(seed) {
             // A frame that is admitted but not installed must not stay one, or must never be used again.
             if self.backend.retire(record.state, &record.terms).is_err() {
@@ -204,11 +204,24 @@ impl<'a, B: Backend + CreateVcpu, P: Processor, const VCPUS: usize> Monitor<'a, 
     /// Start the monitor's vCPUs before the guest's: without them nobody answers a guest's vCPU there.
     ///
     /// # Errors
-    /// [`SetupError::Ledger`], [`SetupError::Backend`]; nothing is left behind.
+    /// [`SetupError::Ledger`], [`SetupError::Backend`]; nothing is left behind. Only a frame that could not be put back
+    /// ([`ErrorKind::Quarantined`]) is quarantined.
     pub fn start_secondary(&mut self, new: NewVcpu<'_>) -> Result<(), SetupError<B::Error>> {
         let claim = self.shared.ledger.claim(FrameRange::of(new.state), State::Monitor)?;
-        self.backend.create_vcpu(new).map_err(Stopped::at_start)?;
-        claim.commit(State::VcpuState);
-        Ok(())
+        match self.backend.create_vcpu(new) {
+            Ok(()) => {
+                claim.commit(State::VcpuState);
+                Ok(())
+            }
+            Err(error) => Err(give_up(claim, error)),
+        }
     }
+}
+
+/// Ends the claim on a state frame that was refused: it is the monitor's again, unless the backend could not put it back.
+fn give_up<E: Error>(claim: Claim<'_>, error: E) -> SetupError<E> {
+    if error.kind() == ErrorKind::Quarantined {
+        claim.commit(State::Quarantined);
+    }
+    Stopped::at_start(error).into()
 }

@@ -1,10 +1,13 @@
 //! The loop of one vCPU: run the guest, look at the exit, serve it, run again.
 
 use coco_part_api::svsm::CallResult;
-use coco_part_api::{Error, ErrorKind, Exit, Monitor as Backend, PendingCall, Processor, VcpuId};
+use coco_part_api::{
+    Error, ErrorKind, Exit, FaultCause, MemoryFault, Monitor as Backend, PendingCall, Processor, VcpuId,
+};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
 use crate::call::{Call, Caller};
+use crate::ledger::State;
 use crate::service;
 use crate::shared::Shared;
 use crate::storage::{Phase, Record, Serving};
@@ -17,6 +20,7 @@ pub struct Monitor<'a, B: Backend, P, const VCPUS: usize> {
     pub(crate) shared: Shared<'a, B::Seed, VCPUS>,
     own: VcpuId,
     host_errors: u32,
+    refusals: u32,
 }
 
 /// Why the guest's part on this vCPU is over.
@@ -46,7 +50,7 @@ pub enum Stop {
 /// What one iteration of the loop did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// No vCPU of the guest here, or it halted: idled once.
+    /// No vCPU of the guest here that the host can run, or it halted: idled once.
     Idle,
     /// Served a call with this result.
     Served(CallResult),
@@ -54,7 +58,7 @@ pub enum Step {
     Again,
     /// The guest's vCPU here does not run any more. Another one may be posted later.
     Stopped(Stop),
-    /// The host failed too often in a row.
+    /// The host misbehaved too often in a row.
     HostGaveUp,
     /// The monitor was declared dead.
     Dead,
@@ -65,7 +69,7 @@ pub enum Step {
 pub enum Outcome {
     /// The guest's vCPU here does not run any more. Run the loop again to wait for another one.
     Stopped(Stop),
-    /// The host failed too often in a row.
+    /// The host misbehaved too often in a row. One that only refuses is borne for ever.
     HostGaveUp,
     /// The monitor was declared dead.
     Dead,
@@ -75,7 +79,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
     /// The monitor of the vCPU that `backend` is for.
     pub fn new(backend: B, processor: P, shared: Shared<'a, B::Seed, VCPUS>) -> Self {
         let own = backend.vcpu();
-        Self { backend, processor, shared, own, host_errors: 0 }
+        Self { backend, processor, shared, own, host_errors: 0, refusals: 0 }
     }
 
     /// The backend, for integrators that need more of it than the monitor does.
@@ -113,13 +117,14 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
         match self.backend.run(current.terms.level) {
             Ok(exit) => {
                 self.host_errors = 0;
+                self.refusals = 0;
                 self.look_at(exit, &current)
             }
             Err(error) => self.did_not_run(error.kind(), &current),
         }
     }
 
-    /// Installs what was posted for this vCPU. An older vCPU stays admitted but does not run any more.
+    /// Installs what was posted for this vCPU. An older vCPU stays retirable but does not run any more.
     fn take_posted(&mut self) {
         let storage = self.shared.storage;
         let Some((state, seed)) = storage.take(self.own) else { return };
@@ -132,7 +137,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
                 storage.post(self.own, state, seed);
             }
             Err((_, error)) => {
-                log::error!("{}: cannot install a posted vCPU: {:?}", self.own, error.kind());
+                log::debug!("{}: cannot install a posted vCPU: {:?}", self.own, error.kind());
                 self.park(state, Phase::Posted);
                 storage.release(self.own);
             }
@@ -156,11 +161,40 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
             Exit::Cpuid { .. } => Stop::Cpuid,
             Exit::Msr(_) => Stop::Msr,
             Exit::Port(_) => Stop::Port,
+            Exit::Memory(fault) if self.is_hosts(&fault, current) => {
+                self.processor.pause();
+                return Step::Again;
+            }
             Exit::Memory(_) => Stop::Memory,
-            Exit::HostCall(_) => Stop::HostCall,
+            Exit::HostCall(pending) => {
+                self.let_go(pending);
+                Stop::HostCall
+            }
             Exit::Other { code } => Stop::Other { code },
         };
         self.stop(stop, current)
+    }
+
+    /// Whether a fault is the host's to resolve: it has not mapped a page that the ledger has as the guest's, or as being changed
+    /// for it at this moment. Running again is right then, until the host does its part.
+    fn is_hosts(&self, fault: &MemoryFault, current: &Record) -> bool {
+        let state = self.shared.ledger.state(PhysFrame::containing_address(fault.at));
+        let is_guests = match state {
+            Some(State::Guest(level)) => level == current.terms.level,
+            Some(State::CallArea | State::Changing) => true,
+            _ => false,
+        };
+        fault.cause == FaultCause::NotMapped && is_guests
+    }
+
+    /// Ends a call that nobody serves, with its registers as they were. Dropped, it would keep its frame from being retired for
+    /// ever (rule V4).
+    fn let_go(&mut self, pending: PendingCall) {
+        let regs = pending.regs();
+        if let Err(error) = self.backend.answer(pending, regs) {
+            // The frame is gone, or its state cannot be reached: nothing is kept.
+            log::debug!("{}: a call was not let go: {:?}", self.own, error.kind());
+        }
     }
 
     /// Serves a pending call once (S1). It belongs to the frame that was current when this vCPU ran the guest.
@@ -170,8 +204,11 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
             match self.shared.storage.with(|registry| registry.begin_serving(self.own, current.state, level)) {
                 Serving::Yes(record) => break record,
                 Serving::Wait => self.processor.pause(),
-                // Deleted since it called: nobody waits for the answer, and its registers are not ours to write.
-                Serving::Gone => return Step::Again,
+                // Deleted since it called, or of another level: nobody waits for an answer, and none is given.
+                Serving::Gone => {
+                    self.let_go(pending);
+                    return Step::Again;
+                }
             }
         };
         let regs = pending.regs();
@@ -202,6 +239,19 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
         if kind == ErrorKind::NotFound {
             // Deleted by another vCPU between the look at the registry and the run.
             self.park(current.state, Phase::Current);
+            self.processor.idle();
+            return Step::Idle;
+        }
+        if kind == ErrorKind::HostRefused {
+            // The guest has not told the host about its vCPU yet, or has had it stopped and kept it, for as long as it likes.
+            // That is nobody's failure: wait as for a vCPU that was never created. Nobody kicks when the host has been told, so
+            // ask a few times more before each sleep.
+            if self.refusals < self.shared.limits.pauses_per_idle {
+                self.refusals = self.refusals.saturating_add(1);
+                self.processor.pause();
+                return Step::Again;
+            }
+            self.refusals = 0;
             self.processor.idle();
             return Step::Idle;
         }

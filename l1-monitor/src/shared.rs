@@ -12,16 +12,19 @@ pub struct Limits {
     pub frames_per_call: u64,
     /// How many vCPUs there are; never more than the storage has room for.
     pub vcpus: u32,
-    /// Failures of [`run`](coco_part_api::RunLevel::run) in a row before [`Outcome::HostGaveUp`](crate::Outcome).
+    /// Failures of [`run`](coco_part_api::RunLevel::run) in a row before [`Outcome::HostGaveUp`](crate::Outcome). Refusals of
+    /// the host do not count.
     pub host_errors: u32,
     /// While a flush waits for other vCPUs: pauses between two rounds of kicks.
     pub pauses_per_kick: u32,
+    /// While the host refuses to run the guest: pauses before each [`idle`](coco_part_api::Processor::idle).
+    pub pauses_per_idle: u32,
 }
 
 impl Default for Limits {
-    /// 32768 frames (128 MiB), as many vCPUs as the storage holds, 64 errors in a row, 256 pauses.
+    /// 32768 frames (128 MiB), as many vCPUs as the storage holds, 64 errors in a row, 256 pauses, 16 before idling.
     fn default() -> Self {
-        Self { frames_per_call: 32768, vcpus: u32::MAX, host_errors: 64, pauses_per_kick: 256 }
+        Self { frames_per_call: 32768, vcpus: u32::MAX, host_errors: 64, pauses_per_kick: 256, pauses_per_idle: 16 }
     }
 }
 

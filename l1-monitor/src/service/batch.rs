@@ -2,7 +2,7 @@
 
 use coco_part_api::svsm::CallResult;
 use coco_part_api::svsm::list::{Action, Entry, MOST};
-use coco_part_api::{After, FrameRange, Monitor as Backend, Origin, Processor, Support};
+use coco_part_api::{After, Error, ErrorKind, FrameRange, Monitor as Backend, Origin, Processor, Support};
 
 use super::pvalidate::{Budget, List, Todo};
 use crate::call::{Call, failed};
@@ -120,19 +120,16 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         let mut cut = B::Cut::default();
         let mut uncut = None;
         let mut cut_end = batch.end;
-        let mut cut_in_part = 0;
         for index in batch.first..batch.end {
             let Some(range) = batch.range(index) else { continue };
             if let Err(stopped) = self.backend.withdraw(range, &mut cut) {
-                (cut_end, cut_in_part) = (index, stopped.done);
-                uncut = Some((index, failed(&stopped)));
+                cut_end = index;
+                uncut = Some(stopped);
                 break;
             }
         }
-        if cut_in_part == 0 && !(batch.first..cut_end).any(|index| batch.is_claimed(index)) {
-            return uncut.map_or(Ok(()), Err);
-        }
 
+        // Even if the first entry stopped the cut: one level may have lost its right there before the next one failed.
         *has_flushed = true;
         let Some(proof) = self.flush(cut) else {
             // The monitor is dead. Rights are gone but may still be used: the frames are of no use to anybody.
@@ -161,15 +158,24 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
                     Err(stopped) => {
                         claim.commit_first(stopped.done, State::NotPrivate);
                         kept = Some((index, failed(&stopped)));
+                        if stopped.cause.kind() == ErrorKind::Quarantined {
+                            // An entry is one block, and that could not be put back.
+                            claim.commit(State::Quarantined);
+                            continue;
+                        }
                     }
                 }
             }
             // This entry failed or lies behind one that did. Nothing better is known if it cannot be given back.
             let _ = self.give_back(claim, u64::MAX, &proof);
         }
-        if let Some(claim) = batch.take(cut_end) {
-            let _ = self.give_back(claim, cut_in_part, &proof);
+        if let Some(stopped) = uncut {
+            if let Some(claim) = batch.take(cut_end) {
+                self.undo_cut(claim, &stopped, &proof);
+            }
+            let result = failed(&stopped);
+            kept.get_or_insert((cut_end, result));
         }
-        kept.or(uncut).map_or(Ok(()), Err)
+        kept.map_or(Ok(()), Err)
     }
 }

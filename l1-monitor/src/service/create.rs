@@ -2,10 +2,11 @@
 
 use coco_part_api::svsm::CallResult;
 use coco_part_api::{Error, ErrorKind, FrameRange, Monitor as Backend, Processor, Source, Terms, VcpuId};
+use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
-use crate::call::{Call, failed, frame};
+use crate::call::{Call, failed, frame, refused};
 use crate::ledger::{Claim, State};
-use crate::storage::{Hold, Phase, Record};
+use crate::storage::{Hold, NoReserve, Phase, Record};
 
 impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
     /// Admits the state frame in RCX with the call area in RDX for the vCPU in R8, and posts its seed.
@@ -24,13 +25,14 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
             return Err(CallResult::INVALID_ADDRESS);
         }
         let state_claim = self.claim_own(FrameRange::of(state))?;
-        let area_claim = self.claim_own(FrameRange::of(call_area))?;
+        let area_claim = self.claim_area(call_area, target)?;
         let terms = Terms { level: self.caller.level, target, call_area };
 
         let storage = self.shared.storage;
-        if !storage.reserve(target) {
-            return Err(CallResult::FAIL_INUSE);
-        }
+        storage.reserve(target).map_err(|refusal| match refusal {
+            NoReserve::Occupied => CallResult::FAIL_INUSE,
+            NoReserve::Busy => CallResult::BUSY,
+        })?;
         let record = Record { state, terms, is_boot: false, phase: Phase::Admitting, hold: Hold::Free };
         if !storage.with(|registry| registry.add(record)) {
             storage.release(target);
@@ -58,39 +60,49 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         }
     }
 
+    /// Claims a call area for `target`: a page of the caller's ordinary memory, or the area of an older vCPU of the same
+    /// target. A kernel that brings a processor up again creates the new vCPU with the area that the processor has, and
+    /// deletes the old one only then.
+    fn claim_area(&self, area: PhysFrame<Size4KiB>, target: VcpuId) -> Result<Claim<'a>, CallResult> {
+        let level = self.caller.level;
+        let is_its_own = || {
+            let shares = |record: &mut Record| record.terms.call_area == area && record.terms.level == level;
+            self.shared.storage.with(|registry| registry.of(target).any(shares))
+        };
+        if !is_its_own() {
+            return self.claim_own(FrameRange::of(area));
+        }
+        let claim = self.shared.ledger.claim(FrameRange::of(area), State::CallArea).map_err(refused)?;
+        // It may have been moved or freed before it was claimed.
+        if is_its_own() { Ok(claim) } else { Err(CallResult::BUSY) }
+    }
+
     /// Takes the frame out of every lower level's reach and has the backend adopt it.
     fn admit(&mut self, claim: Claim<'a>, record: &Record) -> Result<B::Seed, CallResult> {
         let range = FrameRange::of(record.state);
         let mut cut = B::Cut::default();
         let withdrawn = self.backend.withdraw(range, &mut cut);
-        if let Err(stopped) = &withdrawn
-            && stopped.done == 0
-        {
-            return Err(failed(stopped));
-        }
+        // After an error, too: one level may have lost its right before the next one failed.
         let Some(proof) = self.flush(cut) else {
             claim.commit(State::Quarantined);
             return Err(CallResult::INVALID_REQUEST);
         };
-        let admitted = match withdrawn {
-            Ok(()) => {
-                let admitted = self.backend.admit(record.state, Source::Image, &record.terms, &proof);
-                admitted.map_err(|error| (CallResult::from(error.kind()), error.kind()))
-            }
-            Err(stopped) => Err((failed(&stopped), stopped.cause.kind())),
-        };
-        match admitted {
+        if let Err(stopped) = withdrawn {
+            self.undo_cut(claim, &stopped, &proof);
+            return Err(failed(&stopped));
+        }
+        match self.backend.admit(record.state, Source::Image, &record.terms, &proof) {
             Ok(seed) => {
                 claim.commit(State::VcpuState);
                 Ok(seed)
             }
-            Err((result, ErrorKind::Quarantined)) => {
-                claim.commit(State::Quarantined);
-                Err(result)
-            }
-            Err((result, _)) => {
-                let _ = self.give_back(claim, range.frames(), &proof);
-                Err(result)
+            Err(error) => {
+                if error.kind() == ErrorKind::Quarantined {
+                    claim.commit(State::Quarantined);
+                } else {
+                    let _ = self.give_back(claim, range.frames(), &proof);
+                }
+                Err(error.kind().into())
             }
         }
     }

@@ -30,7 +30,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
                 Some(seed) => Some(seed),
                 None => {
                     storage.with(|registry| registry.end_hold(target, state));
-                    return Err(CallResult::FAIL_INUSE);
+                    return Err(CallResult::BUSY);
                 }
             },
             _ => None,
@@ -53,7 +53,8 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         }
     }
 
-    /// Retires the frame in the machine, takes its record away and gives both pages back.
+    /// Retires the frame in the machine, takes its record away and gives both pages back, the call area unless the vCPU that
+    /// replaced this one has it too.
     fn retire(&mut self, record: &Record) -> Result<Result<(), CallResult>, NotRetired> {
         let ledger = self.shared.ledger;
         let kept = |refusal| NotRetired(refused(refusal));
@@ -63,8 +64,11 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
 
         // The frame was out of the level's reach all the time, so nothing is cut and this costs no flush.
         let proof = self.flush(B::Cut::default());
-        self.shared.storage.with(|registry| registry.remove(record.terms.target, record.state));
-        area.commit(self.caller.own());
+        let is_shared = self.shared.storage.with(|registry| {
+            registry.remove(record.terms.target, record.state);
+            registry.uses_area(record.terms.call_area)
+        });
+        area.commit(if is_shared { State::CallArea } else { self.caller.own() });
         match proof {
             Some(proof) => Ok(self.give_back(claim, 1, &proof)),
             None => {

@@ -42,14 +42,16 @@ impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
             let _ = self.write(pending, &[0]);
         }
 
-        self.shared.storage.with(|registry| {
+        let is_shared = self.shared.storage.with(|registry| {
             if let Some(record) = registry.find(self.caller.vcpu, self.caller.state) {
                 record.terms.call_area = new;
             }
+            // By an older vCPU that this one replaced.
+            registry.uses_area(old)
         });
         self.caller.call_area = new;
         claim.commit(State::CallArea);
-        left.commit(self.caller.own());
+        left.commit(if is_shared { State::CallArea } else { self.caller.own() });
         Ok(())
     }
 }

@@ -26,9 +26,18 @@ pub struct Storage<Seed, const VCPUS: usize> {
 /// Where a target finds its next vCPU.
 enum Slot<Seed> {
     Empty,
-    /// Somebody is making or installing one.
+    /// Somebody is making, installing or deleting one.
     Reserved,
     Posted(PhysFrame<Size4KiB>, Seed),
+}
+
+/// Why a slot cannot be kept for a new seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoReserve {
+    /// A seed waits there until its target takes it.
+    Occupied,
+    /// Somebody is making, installing or deleting one at this moment.
+    Busy,
 }
 
 impl<Seed, const VCPUS: usize> Storage<Seed, VCPUS> {
@@ -75,15 +84,18 @@ impl<Seed, const VCPUS: usize> Storage<Seed, VCPUS> {
         work(&mut self.registry.lock())
     }
 
-    /// Keeps a target's empty slot for a seed to come; false when it is not empty.
-    pub(crate) fn reserve(&self, target: VcpuId) -> bool {
-        let Some(slot) = self.slots.get(target.index()) else { return false };
+    /// Keeps a target's empty slot for a seed to come.
+    pub(crate) fn reserve(&self, target: VcpuId) -> Result<(), NoReserve> {
+        let slot = self.slots.get(target.index()).ok_or(NoReserve::Occupied)?;
         let mut slot = slot.lock();
-        let is_empty = matches!(*slot, Slot::Empty);
-        if is_empty {
-            *slot = Slot::Reserved;
+        match *slot {
+            Slot::Empty => {
+                *slot = Slot::Reserved;
+                Ok(())
+            }
+            Slot::Reserved => Err(NoReserve::Busy),
+            Slot::Posted(..) => Err(NoReserve::Occupied),
         }
-        is_empty
     }
 
     /// Puts a seed into a slot that the caller reserved.

@@ -104,6 +104,22 @@ fn an_admitted_frame_that_cannot_be_undone_is_quarantined() {
 }
 
 #[test]
+fn a_state_frame_that_the_backend_gave_up_is_quarantined() {
+    let fixture = Fixture::bare();
+    fixture.world.fail(At::Admit, 0, 0, ErrorKind::Quarantined);
+    assert!(fixture.monitor(0).start_guest(&launch(&CONTEXT)).is_err());
+    assert_eq!((fixture.state(BOOT_STATE), fixture.storage.registered()), (State::Quarantined, 0));
+
+    let state = L1 + 0x9000;
+    let new = NewVcpu { id: VcpuId(1), context: &CONTEXT, state: frame(state), call_area: frame(state) };
+    fixture.world.fail(At::CreateVcpu, 0, 0, ErrorKind::Quarantined);
+    let stopped = Stopped::at_start(MockError(ErrorKind::Quarantined));
+    assert_eq!(fixture.monitor(0).start_secondary(new), Err(SetupError::Backend(stopped)));
+    assert_eq!(fixture.state(state), State::Quarantined);
+    assert!(matches!(fixture.monitor(0).start_secondary(new), Err(SetupError::Ledger(_))));
+}
+
+#[test]
 fn refuses_a_launch_from_pages_that_are_not_the_monitors() {
     let fixture = Fixture::bare();
     let base = launch(&CONTEXT);

@@ -224,17 +224,57 @@ fn a_cut_that_stops_gives_back_what_it_cut() {
     assert!(is_consistent(&fixture));
     let log = fixture.world.instructions();
     assert_eq!(count(&log, |op| matches!(op, Op::Redeem { .. })), 1);
-    assert_eq!(log.last(), Some(&Op::Regrant(range(FRESH, 7))));
+    assert_eq!(log.last(), Some(&Op::Regrant(range(FRESH, 8))));
 }
 
 #[test]
-fn a_cut_that_does_nothing_needs_no_flush() {
+fn a_cut_that_does_nothing_flushes_nothing() {
     let fixture = Fixture::new();
     fixture.world.fail(At::Withdraw, 0, 0, ErrorKind::InUse);
     let own = RAM + 5 * PAGE;
     assert_eq!(fixture.list(&[rescind(own), rescind(own + PAGE)]), (CallResult::FAIL_INUSE, 0));
-    assert_eq!(fixture.world.instructions(), [Op::Withdraw(range(own, 1))]);
+    assert_eq!(
+        fixture.world.instructions(),
+        [Op::Withdraw(range(own, 1)), Op::Redeem { is_empty: true }, Op::Regrant(range(own, 1))]
+    );
     assert!(is_consistent(&fixture));
+}
+
+#[test]
+fn the_block_at_which_a_cut_stopped_has_its_rights_back() {
+    for done in [0, 7] {
+        let fixture = Fixture::new();
+        fixture.list(&[large(FRESH, Action::Validate)]);
+        fixture.world.fail(At::HalfWithdraw, 0, done, ErrorKind::Refused);
+        assert_eq!(fixture.list(&[large(FRESH, Action::Rescind)]), (CallResult::FAIL_INPUT, 0));
+        assert!(fixture.all_are(FRESH, 512, OWN));
+        assert!((0..512).all(|number| fixture.world.rights(FRESH + number * PAGE) == Rights::RAM));
+    }
+}
+
+#[test]
+fn a_block_that_was_not_cut_for_the_reason_that_it_is_not_granted_stays_the_callers() {
+    for (kind, state) in [(ErrorKind::SizeMismatch, OWN), (ErrorKind::Refused, State::Quarantined)] {
+        let fixture = Fixture::new();
+        let own = RAM + 5 * PAGE;
+        fixture.world.fail(At::Withdraw, 0, 0, ErrorKind::SizeMismatch);
+        fixture.world.fail(At::Regrant, 0, 0, kind);
+        assert_eq!(fixture.list(&[rescind(own)]), (CallResult::FAIL_SIZE_MISMATCH, 0));
+        assert_eq!(fixture.state(own), state);
+    }
+}
+
+#[test]
+fn a_page_that_the_backend_gave_up_is_granted_to_nobody() {
+    let fixture = Fixture::new();
+    let own = RAM + 5 * PAGE;
+    fixture.world.fail(At::Rescind, 1, 0, ErrorKind::Quarantined);
+    fixture.world.clear_log();
+    let entries = [rescind(own), rescind(own + PAGE), rescind(own + 2 * PAGE)];
+    assert_eq!(fixture.list(&entries), (CallResult::INVALID_REQUEST, 1));
+    let states = [0, 1, 2].map(|number| fixture.state(own + number * PAGE));
+    assert_eq!(states, [State::NotPrivate, State::Quarantined, OWN]);
+    assert!(!fixture.world.log().contains(&Op::Regrant(range(own + PAGE, 1))));
 }
 
 #[test]

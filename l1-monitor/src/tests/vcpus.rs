@@ -133,6 +133,27 @@ fn every_error_of_create_leaves_everything_as_it_was_and_a_second_try_succeeds()
 }
 
 #[test]
+fn a_frame_that_lost_some_rights_is_granted_again() {
+    let fixture = Fixture::new();
+    let (state, area) = frames_of(1);
+    fixture.world.fail(At::HalfWithdraw, 0, 0, ErrorKind::Refused);
+    assert_eq!(fixture.call(CREATE_VCPU, state, area, 1), CallResult::FAIL_INPUT);
+    assert_eq!((fixture.state(state), fixture.world.rights(state)), (OWN, Rights::RAM));
+    assert_eq!(fixture.call(CREATE_VCPU, state, area, 1), SUCCESS);
+}
+
+#[test]
+fn a_target_that_takes_its_vcpu_at_this_moment_is_busy() {
+    let fixture = Fixture::new();
+    let ((state, area), (other, other_area)) = (frames_of(1), frames_of(2));
+    assert_eq!(fixture.call(CREATE_VCPU, state, area, 1), SUCCESS);
+    let (_, seed) = fixture.storage.take(VcpuId(1)).unwrap();
+    assert_eq!(fixture.refuses(CREATE_VCPU, other, other_area, 1), CallResult::BUSY);
+    fixture.storage.post(VcpuId(1), frame(state), seed);
+    assert_eq!(fixture.refuses(CREATE_VCPU, other, other_area, 1), INUSE);
+}
+
+#[test]
 fn a_refused_frame_that_cannot_be_given_back_is_quarantined() {
     let fixture = Fixture::new();
     let (state, area) = frames_of(1);
@@ -194,6 +215,34 @@ fn an_own_new_vcpu_takes_over_after_the_call_and_not_before() {
     // The boot vCPU is parked but still cannot be deleted, nor can the caller delete itself.
     assert_eq!(fixture.refuses(DELETE_VCPU, BOOT_STATE, 0, 0), PARAMETER);
     assert_eq!(fixture.refuses(DELETE_VCPU, state, 0, 0), INUSE);
+}
+
+#[test]
+fn a_new_vcpu_may_have_the_area_of_the_older_one_it_replaces() {
+    let fixture = Fixture::new();
+    let ((old, area), (new, free)) = (frames_of(1), frames_of(2));
+    start(&fixture, 1);
+    // Of another target's vCPU it may not.
+    assert_eq!(fixture.refuses(CREATE_VCPU, new, area, 2), ADDRESS);
+    fixture.world.fail(At::Admit, 0, 0, ErrorKind::BadState);
+    assert_eq!(fixture.call(CREATE_VCPU, new, area, 1), PARAMETER);
+    assert_eq!(fixture.state(area), State::CallArea);
+    assert_eq!(fixture.call(CREATE_VCPU, new, area, 1), SUCCESS);
+    assert_eq!(fixture.monitor(1).step(), Step::Again);
+    assert_eq!(fixture.call(DELETE_VCPU, old, 0, 0), SUCCESS);
+    assert_eq!((fixture.state(old), fixture.state(area)), (OWN, State::CallArea));
+    assert_eq!(fixture.refuses(CREATE_VCPU, old, area, 2), ADDRESS);
+
+    // It moves away while another older one still has the area.
+    assert_eq!(fixture.call(CREATE_VCPU, old, area, 1), SUCCESS);
+    assert_eq!(fixture.monitor(1).step(), Step::Again);
+    let regs = CallRegs::call(CallId::new(svsm::CORE, REMAP_CA), free, 0, 0);
+    assert_eq!(call_on(&mut fixture.monitor(1), &fixture.world, 1, regs).result(), SUCCESS);
+    assert_eq!((fixture.state(area), fixture.state(free)), (State::CallArea, State::CallArea));
+    for (state, freed) in [(new, area), (old, free)] {
+        assert_eq!(fixture.call(DELETE_VCPU, state, 0, 0), SUCCESS);
+        assert_eq!(fixture.state(freed), OWN);
+    }
 }
 
 #[test]

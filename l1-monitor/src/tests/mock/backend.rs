@@ -126,8 +126,16 @@ impl Grant for MockBackend {
     fn withdraw(&mut self, range: FrameRange, cut: &mut MockCut) -> Result<(), Stopped<MockError>> {
         self.note(Op::Withdraw(range), |books| {
             assert!(!books.any(range, |page| !page.is_valid || page.is_state || page.rights.is_empty()));
-            cut.0.push(range);
-            books.ranged(At::Withdraw, range, |_| None, |page| page.rights = Rights::empty())
+            if let Some(failure) = books.failure(At::HalfWithdraw) {
+                let lost = range.take(failure.done + 1).unwrap();
+                books.each(lost, |page| page.rights = Rights::empty());
+                cut.0.push(lost);
+                return Err(Stopped { done: failure.done, cause: MockError(failure.kind) });
+            }
+            let done = books.ranged(At::Withdraw, range, |_| None, |page| page.rights = Rights::empty());
+            let frames = done.as_ref().map_or_else(|stopped| stopped.done, |()| range.frames());
+            cut.0.extend(range.take(frames));
+            done
         })
     }
 
@@ -144,7 +152,8 @@ impl Grant for MockBackend {
     fn regrant(&mut self, range: FrameRange, grants: &Grants, _: &MockFlushed) -> Result<(), Stopped<MockError>> {
         let rights = grants.of(LEVEL);
         self.note(Op::Regrant(range), |books| {
-            assert!(!books.any(range, |page| !page.is_valid || page.is_state || !page.rights.is_empty()));
+            let fits = |page: &Page| page.rights.is_empty() || page.rights == rights;
+            assert!(!books.any(range, |page| !page.is_valid || page.is_state || !fits(page)));
             books.ranged(At::Regrant, range, |_| None, |page| page.rights = rights)
         })
     }
@@ -229,8 +238,11 @@ impl RunLevel for MockBackend {
     }
 
     fn answer(&mut self, call: PendingCall, regs: CallRegs) -> Result<(), MockError> {
-        assert_eq!(call.level(), LEVEL);
+        let _ = call;
         let vcpu = self.vcpu.index();
+        if self.world.with(|books| books.installed[vcpu].is_none()) {
+            return Err(MockError(ErrorKind::NotFound));
+        }
         self.simple(Op::Answer, At::Answer, |books| {
             assert!(books.answers[vcpu].is_none());
             books.answers[vcpu] = Some(regs);

@@ -53,6 +53,8 @@ pub(crate) enum At {
     ValidateFor,
     Publish,
     Withdraw,
+    /// The frame behind those that are done loses its rights, too.
+    HalfWithdraw,
     Regrant,
     Rescind,
     Admit,
