@@ -66,16 +66,19 @@ impl Machine {
             (Next::Same, Some((owner, vmpl))) if owner != vcpu || vmpl == 0 => (owner, vmpl),
             (Next::Same, Some((_, vmpl))) => (vcpu, self.kicked_level(vcpu).unwrap_or(vmpl)),
             (Next::Level(vmpl), _) => self.target(vcpu, vmpl),
-            (Next::Anybody | Next::Same, _) => match self.due(vcpu) {
-                Some(vmpl) => (vcpu, vmpl),
-                None => match self.stolen(vcpu) {
-                    Some(step) => return step,
+            (Next::Anybody | Next::Same, _) => {
+                // A vCPU that has halted is idle, too.
+                if let Some(step) = self.stolen(vcpu) {
+                    return step;
+                }
+                match self.due(vcpu) {
+                    Some(vmpl) => (vcpu, vmpl),
                     None => {
                         self.note(vcpu, HostEvent::Idle("parked"));
                         return HostStep::Parked;
                     }
-                },
-            },
+                }
+            }
         };
         self.enter(vcpu, owner, vmpl).unwrap_or(HostStep::Stopped(Stop::VmrunRefused))
     }

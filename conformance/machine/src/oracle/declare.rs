@@ -37,9 +37,7 @@ impl Machine {
 
     /// These bytes are secret wherever they stand (O1). Fewer than 8 bytes would match by chance and are ignored.
     pub fn tag_secret_bytes(&mut self, bytes: &[u8]) {
-        if bytes.len() >= 8 {
-            self.oracles.secrets.push(bytes.to_vec());
-        }
+        self.oracles.secrets.add(bytes);
     }
 
     /// The most privileged VMPL that the guest may run at (O3).

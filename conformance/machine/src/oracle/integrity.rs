@@ -11,6 +11,9 @@ use crate::page_map::{Block, PageMap};
 use crate::rmp::perm;
 use crate::{Machine, PAGE_SIZE, PAGES_PER_LARGE};
 
+/// Bytes that are compared at once.
+const CHUNK: usize = 128;
+
 /// What VMPL0 wrote to a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Written {
@@ -29,6 +32,20 @@ struct Partly {
 impl Partly {
     fn is_known(&self, offset: usize) -> bool {
         self.known.get(offset / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1)
+    }
+
+    /// Whether bytes at an offset are what is known of them.
+    fn agrees(&self, offset: usize, bytes: &[u8]) -> bool {
+        let mut at = offset;
+        bytes.chunks(CHUNK).all(|part| {
+            let start = at;
+            at += part.len();
+            // Equal bytes agree whatever is known: the common case is one comparison.
+            self.bytes.get(start..).is_some_and(|known| known.starts_with(part))
+                || (start..)
+                    .zip(part)
+                    .all(|(offset, byte)| self.bytes.get(offset) == Some(byte) || !self.is_known(offset))
+        })
     }
 
     fn set_known(&mut self, offset: usize, known: bool) {
@@ -95,9 +112,7 @@ impl Shadow {
         match self.pages.get(gpa_page) {
             Written::Unknown => true,
             Written::Zero => bytes.iter().all(|byte| *byte == 0),
-            Written::Some(partly) => (offset..)
-                .zip(bytes)
-                .all(|(offset, byte)| !partly.is_known(offset) || partly.bytes.get(offset) == Some(byte)),
+            Written::Some(partly) => partly.agrees(offset, bytes),
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Dead {
 pub(super) struct Call {
     limit: u64,
     steps: u64,
+    /// Who called. It is owed nothing once it is no vCPU any more.
+    caller: RunKey,
 }
 
 /// What a vCPU does while it waits for its end.
@@ -102,10 +104,20 @@ impl Machine {
             return;
         }
         if exit.vmpl > 0 {
+            // VMPL0 here owes nothing to a VMSA that a lying host took from another vCPU.
+            let others = (0..self.config.vcpus).map(Vcpu).filter(|other| *other != vcpu);
+            if others.into_iter().any(|other| self.host.vmsa(other, exit.vmpl) == Some(exit.key.vmsa)) {
+                return;
+            }
             let limit = self.call_limit(exit.key.vmsa);
-            self.oracles.calls.insert(vcpu.0, Call { limit, steps: 0 });
+            self.oracles.calls.insert(vcpu.0, Call { limit, steps: 0, caller: exit.key });
         } else if self.asks_to_run_a_level(exit.ghcb_msr) {
             self.oracles.calls.remove(&vcpu.0);
+        } else if !self.host_is_honest()
+            && let Some(call) = self.oracles.calls.get_mut(&vcpu.0)
+        {
+            // Its answer decides how often VMPL0 has to ask.
+            call.steps = 0;
         }
     }
 
@@ -120,11 +132,19 @@ impl Machine {
         if actor.vmpl != 0 || !retired(op, outcome) {
             return;
         }
+        // Nor is a wait for another vCPU that such a host keeps.
+        if *op == Op::Pause && !self.host_is_honest() {
+            return;
+        }
         let Some(call) = self.oracles.calls.get_mut(&actor.vcpu.0) else { return };
         call.steps += 1;
         if call.steps > call.limit {
-            let limit = call.limit;
+            let Call { limit, caller, .. } = *call;
             self.oracles.calls.remove(&actor.vcpu.0);
+            let is_gone = self.rmp_entry(caller.vmsa).is_none_or(|entry| !entry.vmsa);
+            if is_gone || self.run_key(caller.vmsa) != caller {
+                return;
+            }
             self.violation("O8", format!("VMPL0 of vCPU {} takes more than {limit} steps for a call", actor.vcpu.0));
         }
     }

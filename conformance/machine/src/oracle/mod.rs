@@ -28,7 +28,9 @@
 //!   R8, R9, EFER.SVME and the fields that are no register (exit information, interrupt control, event injection, vTOM,
 //!   TLB bookkeeping); RBX and RIP too if the last exit was a reflected #VC.
 //! - **O8 progress.** From the VMGEXIT of a level above 0, once VMPL0 runs on that vCPU, until VMPL0 asks the host to run
-//!   another level or such a level is entered, VMPL0 takes at most as many steps as its [`ProgressLimit`] says.
+//!   another level or such a level is entered, VMPL0 takes at most as many steps as its [`ProgressLimit`] says; unless the
+//!   caller's VMSA was retired meanwhile. A host that is not honest may prolong it: the count then begins anew with each
+//!   exit of VMPL0, and PAUSE does not count.
 //! - **O9 no crash.** With the honest host no program of VMPL0 ends or asks to be terminated. A nested fault of VMPL0 that the
 //!   host does not repair is a stall, not a crash.
 
@@ -38,6 +40,7 @@ mod liveness;
 mod ownership;
 mod registers;
 mod secrecy;
+mod secrets;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -80,7 +83,7 @@ pub(crate) struct Oracles {
     /// System pages that hold secrets.
     labels: BTreeSet<u64>,
     /// Byte strings that are secret.
-    secrets: Vec<Vec<u8>>,
+    secrets: secrets::Secrets,
     guest_level: Option<u8>,
     /// VMSA pages with a declared level.
     declared_vmsas: BTreeMap<u64, u8>,

@@ -2,11 +2,12 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::Oracles;
 use crate::exec::Actor;
 use crate::memory::{Content, Memory};
-use crate::nested::page_of;
+use crate::nested::{offset_of, page_of};
 use crate::rmp::perm;
 use crate::{Machine, PAGE_SIZE, PAGES_PER_LARGE};
 
@@ -18,15 +19,6 @@ impl Oracles {
             self.labels.remove(&page);
         }
     }
-
-    fn holds_secret(&self, bytes: &[u8]) -> bool {
-        self.secrets.iter().any(|secret| contains(bytes, secret))
-    }
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some(first) = needle.first() else { return false };
-    haystack.windows(needle.len()).any(|window| window.first() == Some(first) && window == needle)
 }
 
 impl Machine {
@@ -51,16 +43,17 @@ impl Machine {
         }
         if !self.oracles.secrets.is_empty() {
             for page in spa_page..end {
-                self.check_contents(page);
+                self.check_contents(page, 0..PAGE_SIZE as usize);
             }
         }
     }
 
-    /// Looks for secret bytes in a page that others can read.
-    fn check_contents(&mut self, spa_page: u64) {
+    /// Looks for secret bytes in a part of a page that others can read.
+    fn check_contents(&mut self, spa_page: u64, part: Range<usize>) {
         let Content::Data(bytes) = self.memory.content(spa_page) else { return };
-        if let Some(reader) = self.reader(spa_page)
-            && self.oracles.holds_secret(&bytes[..])
+        let Some(bytes) = bytes.get(part) else { return };
+        if self.oracles.secrets.stand_in(bytes)
+            && let Some(reader) = self.reader(spa_page)
         {
             self.violation(
                 "O1",
@@ -88,7 +81,7 @@ impl Machine {
             })
             .collect();
         for page in written {
-            self.check_contents(page);
+            self.check_contents(page, 0..PAGE_SIZE as usize);
         }
     }
 
@@ -108,7 +101,10 @@ impl Machine {
             self.check_secrecy(spa_page, 1);
         }
         if !self.oracles.secrets.is_empty() {
-            self.check_contents(spa_page);
+            // A string that was not there before has one of these bytes in it.
+            let (offset, around) = (offset_of(gpa), self.oracles.secrets.longest());
+            let end = (offset + bytes.len()).saturating_add(around).min(PAGE_SIZE as usize);
+            self.check_contents(spa_page, offset.saturating_sub(around)..end);
         }
     }
 }

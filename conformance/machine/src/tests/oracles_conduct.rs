@@ -167,6 +167,28 @@ fn o8_ends_when_vmpl0_offers_the_vcpu_and_when_nobody_called() {
 }
 
 #[test]
+fn o8_a_host_that_prolongs_a_call_but_no_loop_of_vmpl0() {
+    let mut m = machine_with(|config| config.policy = crate::host::Policy::LieMsr);
+    call(&mut m, 0, 0);
+    // Waits and requests to such a host are not VMPL0's own work; everything between them is.
+    for _ in 0..10 {
+        for _ in 0..64 {
+            assert_eq!(m.step(CPU0, Op::Pause), done());
+        }
+        for _ in 0..63 {
+            assert_eq!(m.step(CPU0, Op::Wrmsr(0xc001_0130, 0x2)), done());
+        }
+        assert_eq!(m.step(CPU0, Op::Vmgexit(REGS)), Outcome::Exit);
+        assert!(m.vmrun(CPU0, vmsa_of(CPU0, 0)).is_ok());
+    }
+    silent(&mut m);
+    for _ in 0..65 {
+        assert_eq!(m.step(CPU0, Op::Tlbsync), done());
+    }
+    assert_eq!(found(&m), ["O8"]);
+}
+
+#[test]
 fn o9_the_program_of_vmpl0_ends_or_terminates() {
     let mut m = machine();
     assert_eq!(at(&mut m, 1, Op::End), Outcome::Exit);
