@@ -1,0 +1,60 @@
+//! The matrix of cases by backends, as text.
+
+use crate::mutants::MutantReport;
+use crate::suite::{Outcome, Report};
+
+/// Prints a row per case with a column per backend, then the sums, then every failure with its reason.
+pub(crate) fn print(report: &Report, backends: &[&str]) {
+    println!("{:<40} {:<4} {}", "case", "rule", backends.join("  "));
+    let mut ids: Vec<_> = report.cases.iter().map(|case| (case.id, case.rule)).collect();
+    ids.dedup();
+    for (id, rule) in ids {
+        let cells = backends.iter().map(|backend| {
+            let cell = report.cases.iter().find(|case| case.id == id && case.backend == *backend);
+            cell.map_or("", |case| word(case.result))
+        });
+        println!("{id:<40} {rule:<4} {}", cells.collect::<Vec<_>>().join("  "));
+    }
+    for backend in backends {
+        let count = |wanted: Outcome| {
+            report.cases.iter().filter(|case| case.backend == *backend && case.result == wanted).count()
+        };
+        println!(
+            "{backend}: {} passed, {} failed, {} unsupported, {} not applicable, {} not run",
+            count(Outcome::Pass),
+            count(Outcome::Fail),
+            count(Outcome::Unsupported),
+            count(Outcome::NotApplicable),
+            count(Outcome::NotRun),
+        );
+    }
+    for case in report.cases.iter().filter(|case| matches!(case.result, Outcome::Fail | Outcome::Unsupported)) {
+        println!("{} {} on {}: {}", word(case.result), case.id, case.backend, case.reason);
+    }
+}
+
+/// Prints which cases noticed each mutant.
+pub(crate) fn print_mutants(mutants: &[MutantReport]) {
+    println!();
+    println!("{:<28} {:<10} noticed by", "mutant", "of");
+    for mutant in mutants {
+        let killers = match mutant.killed_by.as_slice() {
+            [] => "NOBODY".to_owned(),
+            [one] => (*one).to_owned(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+        };
+        println!("{:<28} {:<10} {killers}", mutant.name, mutant.of);
+    }
+    let noticed = mutants.iter().filter(|mutant| !mutant.killed_by.is_empty()).count();
+    println!("{noticed} of {} mutants noticed", mutants.len());
+}
+
+const fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "pass",
+        Outcome::Fail => "FAIL",
+        Outcome::Unsupported => "unsupported",
+        Outcome::NotApplicable => "n/a",
+        Outcome::NotRun => "not run",
+    }
+}

@@ -1,0 +1,308 @@
+//! The measurements: worlds in which one piece of work is counted between two gates.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use coco_part_api::svsm::{CORE, CallId, QUERY_PROTOCOL};
+use coco_part_api::{After, CallMonitor, CallRegs, FrameRange, Grant, Grants, MemoryMap, Origin, Rights, Validate};
+use l1_monitor::Ledger;
+use l2_guest_shim::{Limits, Shim};
+use machine::Counters;
+
+use super::Figure;
+use super::vcpus;
+use crate::platform::Platform;
+use crate::snp::Snp;
+use crate::suite::{Check, Stop};
+use crate::world::layout::{DATA, FREE, LARGE, PAGE, page, range};
+use crate::world::{Gate, L1, L2, Options, World};
+
+/// Bytes of the memory that is validated.
+const GIB: u64 = 1 << 30;
+/// Small pages in it.
+const SMALL_PAGES: u64 = GIB / PAGE;
+/// Large pages in it.
+const LARGE_PAGES: u64 = GIB / LARGE;
+/// Entries of a page state list.
+const PAGE_STATES: u64 = 253;
+/// Entries of a list for L1.
+const LIST: u64 = 511;
+/// Small pages of one large page but the last: so many in a row are never taken for a large one.
+const RUN: u64 = LARGE / PAGE - 1;
+
+/// Takes all figures, in the order of the table.
+///
+/// # Errors
+/// Work that did not succeed, or a violation that an oracle found meanwhile.
+pub fn measure() -> Result<Vec<Figure>, String> {
+    let call = call()?;
+    let figure = |name, what, value, floor, aim| Figure { name, what, value, floor, aim };
+    let mut figures = vec![
+        figure("vmgexit_per_call", "VMGEXITs of one call, both levels", call.vmgexit, 2, Some(2)),
+        figure(
+            "rmpadjust_per_call",
+            "RMPADJUSTs of one call: proof that the caller stands still",
+            call.rmpadjust,
+            0,
+            None,
+        ),
+    ];
+    figures.extend(validation(call.rmpadjust)?);
+    figures.extend(vcpus::figures(call.rmpadjust)?);
+    figures.extend(flushes()?);
+    figures.push(Figure {
+        name: "ledger_bytes_per_gib",
+        what: "bytes of page ledger",
+        value: Ledger::words_for(SMALL_PAGES) as u64 * 8,
+        floor: SMALL_PAGES / 2,
+        aim: Some(128 << 10),
+    });
+    Ok(figures)
+}
+
+/// Work between two gates.
+#[derive(Clone, Default)]
+pub(super) struct Work {
+    /// Before it.
+    pub(super) before: Gate,
+    /// After it.
+    pub(super) after: Gate,
+}
+
+/// A world whose oracles are asked at the end.
+pub(super) struct Counted {
+    pub(super) world: World<Snp>,
+    record: Rc<RefCell<crate::world::Record>>,
+}
+
+impl Counted {
+    pub(super) fn new(options: Options<Snp>) -> Self {
+        let record = Rc::default();
+        Self { world: World::new(options, Rc::clone(&record)), record }
+    }
+
+    /// What `count` counts, from before the work until after it.
+    pub(super) fn of<T>(&mut self, work: &Work, count: impl Fn(&machine::Machine) -> T) -> Result<(T, T), String> {
+        let mut reach = |gate: &Gate| {
+            let end = self.world.run_to(gate);
+            self.world.expect(end).map_err(|stop| format!("{stop:?}"))?;
+            let counted = count(&self.world.runner.machine.0);
+            gate.open();
+            Ok::<T, String>(counted)
+        };
+        Ok((reach(&work.before)?, reach(&work.after)?))
+    }
+
+    /// Runs to the end.
+    pub(super) fn finish(mut self) -> Result<(), String> {
+        self.world.finish().map_err(|stop| format!("{stop:?}"))?;
+        let violations = self.record.borrow().violations.clone();
+        if violations.is_empty() { Ok(()) } else { Err(violations.join("; ")) }
+    }
+}
+
+/// The instructions that figures are about.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    pvalidate: u64,
+    rmpadjust: u64,
+    vmgexit: u64,
+    flushes: u64,
+    /// VMGEXITs of L1: one for each call that it served.
+    of_l1: u64,
+}
+
+impl Cost {
+    fn between(([l1_before, before], [l1_after, after]): ([Counters; 2], [Counters; 2])) -> Self {
+        Self {
+            pvalidate: after.pvalidate - before.pvalidate,
+            rmpadjust: after.rmpadjust - before.rmpadjust,
+            vmgexit: after.vmgexit - before.vmgexit,
+            flushes: after.invlpgb - before.invlpgb,
+            of_l1: l1_after.vmgexit - l1_before.vmgexit,
+        }
+    }
+}
+
+/// Counters of L1, and of everybody.
+fn counters(machine: &machine::Machine) -> [Counters; 2] {
+    [machine.counters_of_vmpl(0), machine.total_counters()]
+}
+
+/// RAM for a GiB in runs of small pages, one run per 2 MiB.
+fn roomy() -> Options<Snp> {
+    Options { guest_bytes: (LARGE_PAGES + 16) * LARGE, ..Options::default() }
+}
+
+/// The cost of work that L1 does with the machine to itself.
+fn at_l1(
+    options: Options<Snp>,
+    body: impl for<'y> FnOnce(&mut <Snp as Platform>::Monitor<'y>) -> Check + 'static,
+) -> Result<Cost, String> {
+    let mut counted = Counted::new(options);
+    let work = Work::default();
+    let gates = work.clone();
+    counted.world.on_l1(move |L1 { mut backend, cpu, .. }| {
+        gates.before.wait(|| Snp::pause(cpu));
+        let check = body(&mut backend);
+        gates.after.wait(|| Snp::pause(cpu));
+        check
+    });
+    let cost = Cost::between(counted.of(&work, counters)?);
+    counted.finish()?;
+    Ok(cost)
+}
+
+/// The cost of work that a guest does through the shim.
+fn at_l2(
+    options: Options<Snp>,
+    prepare: impl FnOnce(&mut machine::Machine),
+    body: impl for<'m, 'y> FnOnce(&mut Shim<'m, <Snp as Platform>::Guest<'y>>) -> Check + 'static,
+) -> Result<Cost, String> {
+    let mut counted = Counted::new(options);
+    prepare(&mut counted.world.runner.machine.0);
+    let work = Work::default();
+    let gates = work.clone();
+    counted.world.on_guest(0, move |L2 { port, cpu, home, .. }| {
+        let map = MemoryMap::new(&home.guest_ram).map_err(text)?;
+        let mut shim = Shim::negotiate(port, map, Limits::default()).map_err(text)?;
+        gates.before.wait(|| Snp::pause(cpu));
+        let check = body(&mut shim);
+        gates.after.wait(|| Snp::pause(cpu));
+        check
+    });
+    let cost = Cost::between(counted.of(&work, counters)?);
+    counted.finish()?;
+    Ok(cost)
+}
+
+pub(super) fn text(error: impl std::fmt::Display) -> Stop {
+    Stop::Wrong(error.to_string())
+}
+
+/// A call that does next to nothing.
+fn call() -> Result<Cost, String> {
+    const CALLS: u64 = 64;
+    let cost = at_l2(
+        Options::default(),
+        |_| (),
+        |shim| {
+            for _ in 0..CALLS {
+                let query = CallRegs::call(CallId::new(CORE, QUERY_PROTOCOL), 1, 0, 0);
+                shim.port_mut().call(query).map_err(text)?;
+            }
+            Ok(())
+        },
+    )?;
+    let one = Cost { vmgexit: cost.vmgexit / CALLS, rmpadjust: cost.rmpadjust / CALLS, ..cost };
+    let is_even = one.vmgexit * CALLS == cost.vmgexit && one.rmpadjust * CALLS == cost.rmpadjust;
+    if is_even { Ok(one) } else { Err(format!("{CALLS} calls cost {cost:?}")) }
+}
+
+/// A GiB that consists of 2 MiB pages.
+fn large() -> Vec<FrameRange> {
+    vec![range(FREE, GIB)]
+}
+
+/// A GiB of 4 KiB pages, none of which is part of a 2 MiB page.
+fn small() -> Vec<FrameRange> {
+    let runs = SMALL_PAGES / RUN;
+    let run = |index: u64, pages: u64| range(FREE + index * LARGE, pages * PAGE);
+    (0..runs).map(|index| run(index, RUN)).chain([run(runs, SMALL_PAGES % RUN)]).collect()
+}
+
+fn l1_validates(parts: Vec<FrameRange>) -> Result<Cost, String> {
+    let options = roomy();
+    let grants = Grants::one(options.guest_level(), Rights::RAM);
+    at_l1(options, move |l1| {
+        let validate = |part| l1.validate_for(part, &grants, Origin::Monitor).map_err(|stop| text(stop.cause));
+        parts.into_iter().try_for_each(validate)
+    })
+}
+
+fn l2_validates(parts: Vec<FrameRange>, prepare: impl FnOnce(&mut machine::Machine)) -> Result<Cost, String> {
+    at_l2(roomy(), prepare, move |shim| {
+        parts.into_iter().try_for_each(|part| shim.validate(part).map_err(|stop| text(stop.cause)))
+    })
+}
+
+/// A host that has no 2 MiB pages for the guest: it gives one small page of each too early.
+fn only_small(machine: &mut machine::Machine) {
+    for index in 0..LARGE_PAGES {
+        let at = FREE + index * LARGE;
+        machine.rmpupdate(at, false, Some(at));
+    }
+}
+
+/// What the rows of one way to validate a GiB are called: PVALIDATEs, RMPADJUSTs, VMGEXITs, flushes, calls.
+macro_rules! rows {
+    ($way:literal) => {
+        [
+            concat!($way, "_pvalidate_per_gib"),
+            concat!($way, "_rmpadjust_per_gib"),
+            concat!($way, "_vmgexit_per_gib"),
+            concat!($way, "_flushes_per_gib"),
+            concat!($way, "_calls_per_gib"),
+        ]
+    };
+}
+
+fn validation(per_call: u64) -> Result<Vec<Figure>, String> {
+    let states = |pages: u64| pages.div_ceil(PAGE_STATES);
+    let calls = |pages: u64| pages.div_ceil(LIST);
+    let mut figures = Vec::new();
+    let mut add = |names: [&'static str; 5], cost: Cost, pages: u64, [states, calls]: [u64; 2], has_aims: bool| {
+        let [pvalidate, rmpadjust, vmgexit, flushes, served] = names;
+        let aim = |value| has_aims.then_some(value);
+        let made = if calls == 0 { 0 } else { cost.of_l1 };
+        let figure = |name, what, value, floor, aim| Figure { name, what, value, floor, aim };
+        figures.extend([
+            figure(pvalidate, "PVALIDATEs", cost.pvalidate, pages, aim(pages)),
+            figure(
+                rmpadjust,
+                "RMPADJUSTs, but for those per call",
+                cost.rmpadjust - made * per_call,
+                pages,
+                aim(pages),
+            ),
+            figure(vmgexit, "VMGEXITs: page states and calls", cost.vmgexit, states + 2 * calls, None),
+            figure(flushes, "TLB flushes", cost.flushes, 0, Some(0)),
+        ]);
+        if calls > 0 {
+            figures.push(figure(served, "calls of L1", made, calls, None));
+        }
+    };
+    let by_large = [states(LARGE_PAGES), calls(LARGE_PAGES)];
+    let by_small = [states(SMALL_PAGES), calls(SMALL_PAGES)];
+    add(rows!("l1_2m"), l1_validates(large())?, LARGE_PAGES, [by_large[0], 0], true);
+    add(rows!("l1_4k"), l1_validates(small())?, SMALL_PAGES, [by_small[0], 0], true);
+    add(rows!("l2_2m"), l2_validates(large(), |_| ())?, LARGE_PAGES, by_large, true);
+    add(rows!("l2_4k"), l2_validates(small(), |_| ())?, SMALL_PAGES, by_small, true);
+    // A host without large pages: each is tried once before it is done in small ones, so there is no aim.
+    add(rows!("l2_split"), l2_validates(large(), only_small)?, SMALL_PAGES, [by_large[0], by_small[1]], false);
+    Ok(figures)
+}
+
+/// Flushes of requests.
+fn flushes() -> Result<Vec<Figure>, String> {
+    let nothing = at_l2(
+        Options::default(),
+        |_| (),
+        |shim| shim.validate(range(FREE, 32 * PAGE)).map_err(|stop| text(stop.cause)),
+    )?;
+    let many = at_l2(
+        Options::default(),
+        |_| (),
+        |shim| shim.rescind(range(page(DATA, 8), 32 * PAGE), After::Unassigned).map_err(|stop| text(stop.cause)),
+    )?;
+    let figure = |name, what, value, floor| Figure { name, what, value, floor, aim: Some(floor) };
+    Ok(vec![
+        figure(
+            "flushes_no_cut",
+            "TLB flushes of a request that cuts no right (32 pages validated)",
+            nothing.flushes,
+            0,
+        ),
+        figure("flushes_per_request", "TLB flushes of a request that rescinds 32 pages", many.flushes, 1),
+    ])
+}

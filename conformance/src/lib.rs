@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod figures;
+pub mod mutants;
+pub mod platform;
+pub mod runner;
+pub mod snp;
+pub mod suite;
+pub mod world;
