@@ -1,5 +1,7 @@
 //! A step machine that obeys the SEV-SNP architecture, with its untrusted host and its security processor.
 //!
+//! [`tdx`] is its sibling for TDX partitioning, with types of its own; everything else in this crate is the SNP machine.
+//!
 //! # What it does
 //!
 //! [`Machine::step`] executes one operation of the program that runs on a vCPU; [`Machine::host`] lets the host act on a
@@ -57,6 +59,7 @@ pub mod vmsa;
 
 pub mod host;
 pub mod psp;
+pub mod tdx;
 
 #[cfg(test)]
 mod tests;

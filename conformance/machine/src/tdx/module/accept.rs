@@ -1,0 +1,59 @@
+//! TDG.MEM.PAGE.ACCEPT (page_accept.csv).
+
+use super::{PAGE_ADDRESS, Refused, success};
+use crate::nested::page_of;
+use crate::tdx::exec::Actor;
+use crate::tdx::status::{PAGE_ALREADY_ACCEPTED, PAGE_SIZE_MISMATCH, operand};
+use crate::tdx::{EptCause, Machine, Regs, TdExit};
+use crate::{LARGE_PAGE_SIZE, PAGE_SIZE};
+
+impl Machine {
+    /// In this order: operands, busy, not mapped, size, blocked, accepted before.
+    pub(super) fn page_accept(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
+        let (level, gpa) = (regs.rcx & 7, regs.rcx & PAGE_ADDRESS);
+        let size = if level == 0 { PAGE_SIZE } else { LARGE_PAGE_SIZE };
+        let known = regs.rcx & !(PAGE_ADDRESS | 7) == 0 && level <= 1;
+        if !known || !gpa.is_multiple_of(size) || !self.is_private(gpa) {
+            return Err(Refused::operand(operand::RCX));
+        }
+        self.busy(actor, operand::RCX)?;
+        let page = page_of(gpa);
+        let cause = EptCause::Accept { level: level as u8 };
+        let violation = Refused::Host(TdExit::EptViolation { level: 0, gpa, cause });
+        let large = level == 1;
+        if large && self.sept.is_split(page) {
+            if self.rule("ACCEPT-SIZE") {
+                return Err(Refused::Status(PAGE_SIZE_MISMATCH | level));
+            }
+            // Without the rule: whatever is pending there.
+            (page..page + crate::PAGES_PER_LARGE).for_each(|page| self.accept_leaf(page));
+            return Ok(success(*regs));
+        }
+        let Some(found) = self.sept.get(page) else { return Err(violation) };
+        if found.leaf.blocked && self.rule("BLOCKED") {
+            return Err(violation);
+        }
+        if found.leaf.accepted {
+            let again = if self.rule("ACCEPT-AGAIN") { PAGE_ALREADY_ACCEPTED | u64::from(found.large) } else { 0 };
+            return Err(Refused::Status(again));
+        }
+        if found.large && !large {
+            return Err(violation);
+        }
+        self.accept_leaf(page);
+        Ok(success(*regs))
+    }
+
+    /// A pending page becomes L1's, and the aliases of it usable.
+    fn accept_leaf(&mut self, page: u64) {
+        let Some(found) = self.sept.get(page) else { return };
+        if found.leaf.accepted {
+            return;
+        }
+        if self.rule("ACCEPT-ZERO") {
+            self.private.zero(found.leaf.spa, found.pages());
+        }
+        self.sept.update(page, |leaf| leaf.accepted = true);
+        self.oracle_accepted(found.first, found.pages());
+    }
+}
