@@ -3,12 +3,13 @@
 use crate::mutants::MutantReport;
 use crate::suite::{Outcome, Report};
 
-/// Prints a row per case with a column per backend, then the sums, then every failure with its reason.
+/// Prints a row per case that ran with a column per backend, then the sums, then every failure with its reason.
 pub(crate) fn print(report: &Report, backends: &[&str]) {
     println!("{:<40} {:<4} {}", "case", "rule", backends.join("  "));
     let mut ids: Vec<_> = report.cases.iter().map(|case| (case.id, case.rule)).collect();
     ids.dedup();
-    for (id, rule) in ids {
+    let was_run = |id: &str| report.cases.iter().any(|case| case.id == id && case.result != Outcome::NotRun);
+    for (id, rule) in ids.into_iter().filter(|(id, _)| was_run(id)) {
         let cells = backends.iter().map(|backend| {
             let cell = report.cases.iter().find(|case| case.id == id && case.backend == *backend);
             cell.map_or("", |case| word(case.result))

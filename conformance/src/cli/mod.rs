@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::figures;
 use crate::mutants;
 use crate::platform::Platform;
+use crate::runner;
 use crate::snp::Snp;
 use crate::suite::run::{CaseReport, run_case, run_with};
 use crate::suite::{Outcome, Report, cases};
@@ -73,8 +74,13 @@ enum Command {
 /// The program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // Programs that panic are results of cases, not news for the terminal.
-    std::panic::set_hook(Box::new(|_| {}));
+    // A program that panics is the result of its case, not news for the terminal.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !runner::is_in_program() {
+            report(panic);
+        }
+    }));
     let done = match arguments.command {
         None => conformance(&arguments.selection),
         Some(Command::Trace { case, seed }) => trace::<Snp>(&case, seed),
@@ -110,6 +116,9 @@ fn conformance(selection: &Selection) -> Result<bool, String> {
         return Ok(true);
     }
 
+    if let Some(path) = &selection.json {
+        output::check_writable(path)?;
+    }
     let progress = output::progress(chosen.len() as u64, "cases");
     let mut report = Report::default();
     for case in &all {

@@ -27,6 +27,15 @@ pub(crate) fn progress(length: u64, what: &'static str) -> ProgressBar {
     bar.with_prefix(what)
 }
 
+/// Checks that a report can be written, before the work that it reports on.
+///
+/// # Errors
+/// What the file system says, with the path.
+pub(crate) fn check_writable(path: &Path) -> Result<(), String> {
+    let opened = fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(|_| ()).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 /// Writes a value as JSON, one line per member, with a newline at the end.
 ///
 /// # Errors

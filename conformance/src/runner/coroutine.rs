@@ -9,6 +9,16 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::model::Model;
 
+thread_local! {
+    /// True while this thread runs a program.
+    static IN_PROGRAM: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while a program runs on this thread: a panic is then caught and told by [`Progress::Panicked`].
+pub fn is_in_program() -> bool {
+    IN_PROGRAM.get()
+}
+
 /// Bytes of a program's stack. Only touched pages cost memory.
 const STACK: usize = 1 << 20;
 
@@ -93,7 +103,10 @@ impl<M: Model> Program<M> {
 
     /// Goes on with the reply to the operation it waits for.
     pub fn resume(&mut self, reply: Reply<M>) -> Progress<M> {
-        match catch_unwind(AssertUnwindSafe(|| self.coroutine.resume(reply))) {
+        IN_PROGRAM.set(true);
+        let resumed = catch_unwind(AssertUnwindSafe(|| self.coroutine.resume(reply)));
+        IN_PROGRAM.set(false);
+        match resumed {
             Ok(CoroutineResult::Yield(op)) => {
                 self.waits_for = Some(op.clone());
                 Progress::Wants(op)

@@ -10,7 +10,7 @@ mod rng;
 
 use std::collections::BTreeMap;
 
-pub use coroutine::{Body, Cpu, Program, Progress, Reply, Start};
+pub use coroutine::{Body, Cpu, Program, Progress, Reply, Start, is_in_program};
 pub use model::{Model, Resume, Step, Turn};
 pub use rng::Rng;
 
