@@ -12,7 +12,7 @@
 //!   that level's content. What L1 filled on purpose goes over by publishing alone.
 //! - **M4** (M, B) What the ledger can know is checked for a whole entry before the first instruction; a refusal then
 //!   changes nothing. If machine or host refuses at page n, pages before n are done, n is reported, and pages from n on
-//!   have the state and rights they had, or are within nobody's reach and marked so.
+//!   have the state and rights they had, or are marked as pages that nobody uses any more.
 //! - **M5** (B) Rights never exceed what was asked, nor what the granting level has. A cut is done only when no vCPU can use
 //!   the old right; until then nothing that relies on it is possible, by type.
 //! - **M6** (B) Rescinding removes all lower levels' rights, flushes, then gives the page up, in this order.

@@ -46,7 +46,7 @@ pub enum ErrorKind {
     Inaccessible,
     /// The machine refused with a status the operation does not expect.
     Refused,
-    /// A step could not be undone: frame `done` is within nobody's reach and in no state that anybody asked for. A ledger
+    /// A step could not be undone: frame `done` is in no state that anybody asked for, and nobody can rely on it. A ledger
     /// marks it so for good (rule M4).
     Quarantined,
     /// The host declined to do its part.
