@@ -2,6 +2,9 @@
 //!
 //! It keeps the rules that the code under test leans on and no more; the whole machine is another crate.
 
+mod memory;
+mod port;
+
 use std::boxed::Box;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,6 +21,9 @@ use crate::instr::{
     CallFrame, Fault, Invlpgb, Page, PageSize, Port, PvalidateCode, PvalidateOp, PvalidateResult, RmpAttributes,
     RmpCode, RmpQueryResult, Vmpl,
 };
+
+pub(super) use memory::MockMemory;
+pub(super) use port::MockPort;
 
 pub(super) const RAM: u64 = 64 << 20;
 pub(super) type PageBytes = [u8; 4096];
@@ -358,229 +364,6 @@ impl World {
         }
         self.put(at, &(cursor | end << 16).to_le_bytes());
         (0, error)
-    }
-}
-
-pub(super) struct MockPort(Machine);
-
-impl Port for MockPort {
-    fn pvalidate(&mut self, page: Page, op: PvalidateOp) -> Result<PvalidateResult, Fault> {
-        let mut world = self.0.0.borrow_mut();
-        let (at, large, valid) = (page.at().as_u64(), page.size() == PageSize::Size2MiB, op == PvalidateOp::Validate);
-        world.log.push(Did::Pvalidate { at, large, valid });
-        match world.is_broken() {
-            Some(Broken::Code(code)) => return Ok(PvalidateResult { code: PvalidateCode(code), carry: false }),
-            Some(Broken::Fault) => return Err(Fault::GeneralProtection),
-            None => {}
-        }
-        if large && world.small.contains(&(at >> 21)) {
-            return Ok(PvalidateResult { code: PvalidateCode::FAIL_SIZEMISMATCH, carry: false });
-        }
-        let frames = World::frames_of(page.at(), large);
-        if frames.clone().any(|frame| !world.entry(frame).assigned) {
-            return Err(Fault::Vc { code: 0x400 });
-        }
-        if !large {
-            world.small.insert(at >> 21);
-        }
-        let carry = frames.clone().all(|frame| world.entry(frame).valid == valid);
-        for frame in frames {
-            let entry = world.entry(frame);
-            world.rmp.insert(frame, Entry { valid, ..entry });
-        }
-        Ok(PvalidateResult { code: PvalidateCode::SUCCESS, carry })
-    }
-
-    fn rmpadjust(&mut self, page: Page, attributes: RmpAttributes) -> Result<RmpCode, Fault> {
-        let mut world = self.0.0.borrow_mut();
-        let (at, large) = (page.at().as_u64(), page.size() == PageSize::Size2MiB);
-        // Three bits of level, five of rights.
-        let (vmpl, rights) = (attributes.target_number() as u8, attributes.permission_bits() as u8);
-        if let Some(before) = world.before_adjust.take() {
-            before(&mut world);
-        }
-        world.log.push(Did::Rmpadjust { at, large, vmpl, rights, vmsa: attributes.is_vmsa() });
-        match world.is_broken() {
-            Some(Broken::Code(code)) => return Ok(RmpCode(code)),
-            Some(Broken::Fault) => return Err(Fault::GeneralProtection),
-            None => {}
-        }
-        let frames = World::frames_of(page.at(), large);
-        if frames.clone().any(|frame| !world.entry(frame).valid) {
-            return Err(Fault::Vc { code: 0x404 });
-        }
-        if large && world.small.contains(&(at >> 21)) {
-            return Ok(RmpCode::FAIL_SIZEMISMATCH);
-        }
-        if frames.clone().any(|frame| world.running.contains_key(&frame)) {
-            return Ok(RmpCode::FAIL_INUSE);
-        }
-        for frame in frames {
-            let mut entry = world.entry(frame);
-            entry.rights[usize::from(vmpl)] = rights;
-            entry.vmsa = attributes.is_vmsa();
-            world.rmp.insert(frame, entry);
-        }
-        if attributes.is_vmsa()
-            && let Some(then) = world.after_mark.take()
-        {
-            then(&mut world);
-        }
-        Ok(RmpCode::SUCCESS)
-    }
-
-    fn rmpquery(&mut self, _at: PhysAddr, _target: Vmpl) -> Result<RmpQueryResult, Fault> {
-        Err(Fault::InvalidOpcode)
-    }
-
-    fn vmgexit(&mut self) {
-        let runs = self.0.with(|world| {
-            let request = world.ghcb_msr;
-            if request & 0xfff == 0 {
-                let runs = world.quad(request + 0x390) == 0x8000_0018;
-                world.ghcb();
-                runs
-            } else {
-                world.ghcb_msr = world.msr_protocol(request);
-                request & 0xfff == 0x016
-            }
-        });
-        let script = if runs { self.0.with(|world| world.script.pop_front()) } else { None };
-        if let Some(script) = script {
-            script(&self.0);
-        }
-    }
-
-    fn vmgexit_call(&mut self, _regs: &mut CallFrame) {
-        panic!("L1 calls nobody");
-    }
-
-    fn read_ghcb_msr(&mut self) -> u64 {
-        self.0.with(|world| world.ghcb_msr)
-    }
-
-    fn write_ghcb_msr(&mut self, value: u64) {
-        self.0.with(|world| world.ghcb_msr = value);
-    }
-
-    fn read_sev_status(&mut self) -> u64 {
-        self.0.with(|world| world.sev_status)
-    }
-
-    fn invlpgb(&mut self, request: Invlpgb) {
-        assert_eq!(request, Invlpgb::everything());
-        self.0.with(|world| world.log.push(Did::Invlpgb));
-    }
-
-    fn tlbsync(&mut self) {
-        self.0.with(|world| world.log.push(Did::Tlbsync));
-    }
-
-    fn pause(&mut self) {
-        self.0.with(|world| world.log.push(Did::Pause));
-    }
-
-    fn halt(&mut self) {
-        panic!("nothing halts here");
-    }
-}
-
-#[derive(Clone)]
-pub(super) struct MockMemory {
-    machine: Machine,
-    private: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unreachable;
-
-impl core::fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("no such memory")
-    }
-}
-
-impl core::error::Error for Unreachable {}
-
-impl Error for Unreachable {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::Inaccessible
-    }
-}
-
-impl MockMemory {
-    fn check(&self, world: &World, at: u64) -> Result<(), Unreachable> {
-        let entry = world.entry(at >> 12);
-        let reachable = if self.private { entry.assigned && entry.valid } else { !entry.assigned };
-        if at < RAM && reachable { Ok(()) } else { Err(Unreachable) }
-    }
-
-    /// A store into a VMSA that runs.
-    fn wait_for_vmsa(world: &mut World, at: u64) {
-        if world.store == VmsaStore::Waits && world.running.contains_key(&(at >> 12)) {
-            world.exit(at & !0xfff, ExitCode::INTR);
-        }
-    }
-
-    fn step(world: &mut World) -> Result<(), Unreachable> {
-        if world.is_broken().is_some() { Err(Unreachable) } else { Ok(()) }
-    }
-}
-
-impl GuestMemory for MockMemory {
-    type Fault = Unreachable;
-
-    fn read(&self, at: PhysAddr, into: &mut [u8]) -> Result<(), Unreachable> {
-        let world = self.machine.0.borrow();
-        self.check(&world, at.as_u64())?;
-        let start = (at.as_u64() & 0xfff) as usize;
-        into.copy_from_slice(&world.page(at.as_u64() >> 12)[start..start + into.len()]);
-        Ok(())
-    }
-
-    fn write(&self, at: PhysAddr, from: &[u8]) -> Result<(), Unreachable> {
-        let mut world = self.machine.0.borrow_mut();
-        self.check(&world, at.as_u64())?;
-        if self.private {
-            Self::step(&mut world)?;
-            Self::wait_for_vmsa(&mut world, at.as_u64());
-        }
-        world.put(at.as_u64(), from);
-        Ok(())
-    }
-
-    fn zero(&self, range: FrameRange) -> Result<(), Unreachable> {
-        let mut world = self.machine.0.borrow_mut();
-        if self.private {
-            world.log.push(Did::Zero { at: range.start().as_u64(), frames: range.frames() });
-            Self::step(&mut world)?;
-        }
-        for frame in range.first_number()..range.first_number() + range.frames() {
-            self.check(&world, frame << 12)?;
-            world.pages.insert(frame, [0; 4096]);
-        }
-        Ok(())
-    }
-
-    fn swap_u8(&self, at: PhysAddr, value: u8) -> Result<u8, Unreachable> {
-        let mut world = self.machine.0.borrow_mut();
-        self.check(&world, at.as_u64())?;
-        Self::step(&mut world)?;
-        let old = world.page(at.as_u64() >> 12)[(at.as_u64() & 0xfff) as usize];
-        world.put(at.as_u64(), &[value]);
-        Ok(old)
-    }
-
-    fn compare_exchange_u64(&self, at: PhysAddr, expected: u64, new: u64) -> Result<u64, Unreachable> {
-        let mut world = self.machine.0.borrow_mut();
-        self.check(&world, at.as_u64())?;
-        Self::step(&mut world)?;
-        Self::wait_for_vmsa(&mut world, at.as_u64());
-        let old = world.quad(at.as_u64());
-        if old == expected {
-            world.put(at.as_u64(), &new.to_le_bytes());
-        }
-        Ok(old)
     }
 }
 
