@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use coco_part_api::{Error, ErrorKind, FrameRange, GuestMemory};
+use coco_part_api::{Error, ErrorKind, FrameRange, GuestLevel, GuestMemory};
 use x86_64::PhysAddr;
 
 use crate::abi::leaves::Leaf;
@@ -19,6 +19,7 @@ pub(crate) const RAM: u64 = 64 << 20;
 enum Step {
     Call { takes: Regs, gives: Regs },
     Enter { takes: Regs, gives: Regs, during: Box<dyn FnOnce()> },
+    Reset(GuestLevel),
     Pause,
 }
 
@@ -41,6 +42,11 @@ impl Script {
     pub(crate) fn enter(&self, rcx: u64, rdx: u64, gives: Regs, during: impl FnOnce() + 'static) -> &Self {
         let takes = Regs { rax: Leaf::VP_ENTER.to_rax(), rcx, rdx, ..Regs::default() };
         self.push(Step::Enter { takes, gives, during: Box::new(during) })
+    }
+
+    /// The level begins with the values after reset in what the module does not switch.
+    pub(crate) fn reset(&self, level: GuestLevel) -> &Self {
+        self.push(Step::Reset(level))
     }
 
     /// A pause.
@@ -74,7 +80,7 @@ impl Port for Script {
                 *regs = gives;
             }
             Step::Enter { takes, .. } => panic!("TDCALL {regs:x?} instead of entering {takes:x?}"),
-            Step::Pause => panic!("TDCALL {regs:x?} instead of a pause"),
+            Step::Reset(_) | Step::Pause => panic!("TDCALL {regs:x?} out of turn"),
         }
     }
 
@@ -86,8 +92,15 @@ impl Port for Script {
                 *regs = gives;
             }
             Step::Call { takes, .. } => panic!("enter {regs:x?} instead of {takes:x?}"),
-            Step::Pause => panic!("enter {regs:x?} instead of a pause"),
+            Step::Reset(_) | Step::Pause => panic!("enter {regs:x?} out of turn"),
         }
+    }
+
+    fn reset(&mut self, level: GuestLevel) {
+        assert!(
+            matches!(self.next("reset"), Step::Reset(wanted) if wanted == level),
+            "a reset of {level:?} out of turn"
+        );
     }
 
     fn pause(&mut self) {

@@ -4,7 +4,7 @@
 //! A port takes guest-physical addresses and decides nothing: it executes one instruction with the registers given and
 //! gives back what it left in them.
 
-use coco_part_api::CallRegs;
+use coco_part_api::{CallRegs, GuestLevel};
 
 use crate::abi::regs::Regs;
 
@@ -23,6 +23,10 @@ pub trait Port {
     #[doc(alias = "TDG.VP.ENTER")]
     fn enter(&mut self, regs: &mut Regs);
 
+    /// Gives a level the values of a processor after reset in what [`enter`](Self::enter) switches: a new vCPU begins there,
+    /// not with what the one before it left (rule S4).
+    fn reset(&mut self, level: GuestLevel);
+
     /// Lets another vCPU or the host go on; in every loop that waits for one.
     fn pause(&mut self);
 }
@@ -34,6 +38,10 @@ impl<T: Port + ?Sized> Port for &mut T {
 
     fn enter(&mut self, regs: &mut Regs) {
         (**self).enter(regs);
+    }
+
+    fn reset(&mut self, level: GuestLevel) {
+        (**self).reset(level);
     }
 
     fn pause(&mut self) {

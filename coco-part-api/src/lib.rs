@@ -44,7 +44,12 @@ pub trait Monitor: Identify + Attest + AdmitVcpu + RunLevel + AttestFor + BootGu
 
 impl<T: Identify + Attest + AdmitVcpu + RunLevel + AttestFor + BootGuest + HasMemory> Monitor for T {}
 
-/// Everything a guest has: the own-level verbs. L1 has them too.
-pub trait Guest: Identify + Validate + CreateVcpu + Attest {}
+/// What a part can do for its own level on both sides of every vendor. Code over it runs at L1 and below.
+pub trait OwnLevel: Identify + Validate + Attest {}
 
-impl<T: Identify + Validate + CreateVcpu + Attest> Guest for T {}
+impl<T: Identify + Validate + Attest> OwnLevel for T {}
+
+/// Everything a guest has. L1 has it too where it makes its own vCPUs; elsewhere the host starts them with the VM.
+pub trait Guest: OwnLevel + CreateVcpu {}
+
+impl<T: OwnLevel + CreateVcpu> Guest for T {}

@@ -132,7 +132,8 @@ pub struct NewVcpu<'a> {
     pub call_area: PhysFrame<Size4KiB>,
 }
 
-/// vCPUs of the own level. Both sides.
+/// vCPUs of the own level. Guests have it everywhere; L1 only where it makes its own vCPUs. Where the host starts those with
+/// the VM, L1 does not implement it.
 pub trait CreateVcpu: ErrorType {
     /// Fills the state frame and has the vCPU started.
     ///
@@ -206,8 +207,10 @@ pub trait AdmitVcpu: Grant {
 
     /// Makes the frame ordinary memory again, out of reach of the lower levels until it is granted.
     ///
+    /// A frame that serves no vCPU stays as it is.
+    ///
     /// # Errors
-    /// `InUse` while it runs (V4): it stays as it is.
+    /// `InUse` while it runs (V4): it stays as it is. `NotFound` for a frame that serves no vCPU, where the machine shows that.
     fn retire(&mut self, state: PhysFrame<Size4KiB>, terms: &Terms) -> Result<(), Self::Error>;
 }
 

@@ -8,4 +8,6 @@ pub mod platform;
 pub mod runner;
 pub mod snp;
 pub mod suite;
+pub mod tdx;
+pub mod window;
 pub mod world;

@@ -15,6 +15,8 @@ use crate::world::Options;
 pub struct MutantReport {
     /// Name of the defect.
     pub name: &'static str,
+    /// The backend on whose platform it is.
+    pub backend: &'static str,
     /// What it is a defect of: `backend`, `monitor`, or a machine rule by its id.
     pub of: &'static str,
     /// Ids of the first cases that fail with it and pass without it, five at most.
@@ -43,7 +45,8 @@ pub fn run<P: Platform>(report: &Report, seed: u64, mut progress: impl FnMut(&st
                     let killers = cases.iter().filter(|(case, turns)| kills(case, *turns, mutant, seed));
                     let killed_by = killers.take(ENOUGH).map(|(case, _)| case.id).collect();
                     // Nobody listens only when the run was given up.
-                    let _ = done.send((index, MutantReport { name: mutant.name, of: mutant.of, killed_by }));
+                    let _ = done
+                        .send((index, MutantReport { name: mutant.name, backend: P::NAME, of: mutant.of, killed_by }));
                 }
             });
         }

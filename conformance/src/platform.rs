@@ -4,11 +4,13 @@
 //! Implement [`Platform`] and run [`suite::run`](crate::suite::run()) on it; `examples/outside_backend.rs` does so in a few
 //! lines. The machine must record every instruction, refuse what the architecture refuses, and have a host that can lie.
 
-use coco_part_api::{AdmitVcpu, CreateVcpu, Error, ErrorType, FrameRange, GuestLevel, GuestPort, GuestState, Monitor};
+use coco_part_api::{
+    AdmitVcpu, Error, ErrorType, FrameRange, GuestLevel, GuestPort, GuestState, Monitor, NewVcpu, VcpuId,
+};
 
 use crate::runner::{Cpu, Model};
 use crate::suite::Case;
-use crate::world::Options;
+use crate::world::{BootMonitor, Options};
 
 /// A backend, its machine, and how programs of both sides get their backend objects.
 pub trait Platform: Sized + 'static {
@@ -23,7 +25,7 @@ pub trait Platform: Sized + 'static {
     /// What L1's vCPUs share in the backend.
     type Shared: 'static;
     /// L1's side on one vCPU.
-    type Monitor<'y>: Monitor + CreateVcpu + GuestState + AdmitVcpu<Seed = Self::Seed> + ErrorType<Error = Self::Error>;
+    type Monitor<'y>: Monitor + GuestState + AdmitVcpu<Seed = Self::Seed> + ErrorType<Error = Self::Error>;
     /// A guest's side on one vCPU.
     type Guest<'y>: GuestPort + ErrorType<Error = Self::Error>;
 
@@ -33,9 +35,12 @@ pub trait Platform: Sized + 'static {
     /// Variants of the machine between which the sources leave the choice; every case runs on each.
     const VARIANTS: &'static [&'static str];
 
-    /// State that this vendor's switch leaves in the processor, so that the backend has to save it (rule S4); `None` where the
-    /// machine switches everything.
+    /// State that this vendor's switch leaves in the processor and that every level can write, so that the backend has to save
+    /// it (rule S4); `None` where the machine switches everything.
     const UNSWITCHED: Option<Unswitched<Self::Model>> = None;
+
+    /// What this vendor's machines have and others lack.
+    const PROPERTIES: &'static [Property];
 
     /// A machine with the VM launched as [`layout`](crate::world::layout) says.
     fn launch(options: &Options<Self>) -> Self::Model;
@@ -67,6 +72,20 @@ pub trait Platform: Sized + 'static {
         Self::guest(cpu, home)
     }
 
+    /// Has a vCPU of L1 started by the monitor, where L1 makes its own vCPUs. Where the host starts them with the VM there is
+    /// nothing to do; they begin at [`ENTRY_SECONDARY`](crate::world::layout::ENTRY_SECONDARY) then.
+    ///
+    /// # Errors
+    /// What the monitor says.
+    fn start_secondary(monitor: &mut BootMonitor<'_, '_, Self>, new: NewVcpu<'_>) -> Result<(), String>;
+
+    /// Whether a line of [`Model::diff`] is about what changes whenever a vCPU runs: its state, and pages that L1 runs it
+    /// with. No part of "state as before".
+    fn changes_by_running(line: &str) -> bool;
+
+    /// Makes L1 of another vCPU run soon: an interrupt, where the machine needs one.
+    fn kick(cpu: Cpu<'_, Self::Model>, who: VcpuId);
+
     /// Lets other vCPUs step.
     fn pause(cpu: Cpu<'_, Self::Model>);
 
@@ -83,7 +102,21 @@ pub trait Platform: Sized + 'static {
     fn mutants() -> Vec<Mutant<Self>>;
 }
 
-/// How a program reads and writes the state that a switch leaves in the processor.
+/// What some vendors' machines have and others lack. A case that needs one is not applicable without it, by the table of
+/// exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Property {
+    /// That a call waits is told by a mark in memory which the guest's other vCPUs can change.
+    MarkTellsCall,
+    /// A guest has the host start and stop its vCPUs. Elsewhere a vCPU runs when L1 has it, until it halts.
+    GuestStartsVcpus,
+    /// A vCPU that runs a guest does so until that leaves by itself, whoever kicks it.
+    RunsThroughKick,
+    /// An instruction of L1 on memory that the host holds comes back with an error, and never ends in the host's hands.
+    MissingIsTold,
+}
+
+/// How a program of any level reads and writes the state that a switch leaves in the processor.
 #[derive(Debug)]
 pub struct Unswitched<M: Model> {
     /// All of it, a word per register.

@@ -56,6 +56,7 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
 
     fn set_up(&mut self, seed: &Seed) -> Result<(), Error<M::Fault>> {
         let pages = self.level_pages(seed.level)?;
+        self.port.reset(seed.level);
         self.write_controls(seed.level, pages)?;
         self.write_fields(seed.level, &seed.context, None)?;
         let Context { gpr, rip, rflags, .. } = seed.context;

@@ -63,9 +63,7 @@ impl<P: Port, M: GuestMemory> AttestFor for L1<'_, P, M> {
         manifest: &[u8],
         out: &mut [u8],
     ) -> Result<Evidence, Self::Error> {
-        if level.number() > self.td.levels {
-            return Err(Error::NoSuchLevel { level });
-        }
+        self.level_pages(level)?;
         self.report(level.into(), nonce, manifest, out)
     }
 }

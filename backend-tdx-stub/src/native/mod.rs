@@ -15,8 +15,8 @@ use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 use core::marker::PhantomData;
 
-use coco_part_api::CallRegs;
 use coco_part_api::level::GUEST_LEVELS;
+use coco_part_api::{CallRegs, GuestLevel};
 
 pub use registers::{GuestRegisters, SAVE_AREA, SaveArea};
 
@@ -106,7 +106,7 @@ impl<'a> Native<'a> {
     }
 
     /// The registers of a level that the module does not switch, to emulate what the level does to them.
-    pub fn guest(&mut self, level: coco_part_api::GuestLevel) -> Option<&mut GuestRegisters> {
+    pub fn guest(&mut self, level: GuestLevel) -> Option<&mut GuestRegisters> {
         self.guests[level.index()].as_deref_mut()
     }
 }
@@ -150,6 +150,12 @@ impl Port for Native<'_> {
             unsafe { raw::interrupts_on() };
         }
         *regs = frame.regs;
+    }
+
+    fn reset(&mut self, level: GuestLevel) {
+        if let Some(guest) = self.guest(level) {
+            guest.reset();
+        }
     }
 
     fn pause(&mut self) {

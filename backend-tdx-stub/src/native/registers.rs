@@ -27,6 +27,14 @@ impl SaveArea {
         Self(bytes)
     }
 
+    /// Makes it what [`new`](Self::new) gives, in place: it is large for a stack.
+    fn reset(&mut self) {
+        self.0.fill(0);
+        for (byte, initial) in self.0.iter_mut().skip(MXCSR).zip(MXCSR_INITIAL) {
+            *byte = initial;
+        }
+    }
+
     pub(super) const fn as_mut_ptr(&mut self) -> *mut u8 {
         self.0.as_mut_ptr()
     }
@@ -53,14 +61,21 @@ pub struct GuestRegisters {
     pub(super) unswitched: Unswitched,
 }
 
+/// The rest of it after reset.
+const AFTER_RESET: Unswitched = Unswitched { cr2: 0, dr: [0; 4], dr6: 0xffff_0ff0, msrs: [0; MSRS.len()] };
 /// x87 state; always on.
 const X87: u64 = 1;
 
 impl GuestRegisters {
     /// What a vCPU has after reset, with MSRs of zero.
     pub const fn new() -> Self {
-        let unswitched = Unswitched { cr2: 0, dr: [0; 4], dr6: 0xffff_0ff0, msrs: [0; MSRS.len()] };
-        Self { area: SaveArea::new(), xcr0: X87, unswitched }
+        Self { area: SaveArea::new(), xcr0: X87, unswitched: AFTER_RESET }
+    }
+
+    /// Makes it what [`new`](Self::new) gives.
+    pub(super) fn reset(&mut self) {
+        self.area.reset();
+        (self.xcr0, self.unswitched) = (X87, AFTER_RESET);
     }
 
     /// XCR0.

@@ -188,6 +188,25 @@ fn a_fresh_area_loads_the_initial_state() {
 }
 
 #[test]
+fn a_new_vcpu_begins_with_the_values_after_reset() {
+    let mut guest = GuestRegisters::new();
+    assert!(guest.set_xcr0(7) && guest.set_msr(0xC000_0082, 0x1000));
+    guest.unswitched.dr[3] = 5;
+    let start = guest.area.as_mut_ptr();
+    for at in [24, 512, SAVE_AREA - 1] {
+        // SAFETY: bytes of the area: MXCSR, XSTATE_BV, and the last one.
+        unsafe { start.wrapping_add(at).write(0xff) };
+    }
+    guest.reset();
+    assert_eq!((guest.xcr0(), guest.unswitched), (1, GuestRegisters::new().unswitched));
+    let mut fresh = SaveArea::new();
+    let fresh = fresh.as_mut_ptr();
+    // SAFETY: every byte is one of the two areas.
+    let byte = |area: *mut u8, at: usize| unsafe { area.wrapping_add(at).read() };
+    assert!((0..SAVE_AREA).all(|at| byte(start, at) == byte(fresh, at)));
+}
+
+#[test]
 fn values_that_would_fault_in_l1_are_refused() {
     let mut guest = GuestRegisters::new();
     assert!(guest.set_msr(0xC000_0082, 0xffff_8000_0000_0000));

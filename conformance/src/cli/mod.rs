@@ -14,7 +14,8 @@ use crate::platform::Platform;
 use crate::runner;
 use crate::snp::Snp;
 use crate::suite::run::{CaseReport, run_case, run_with};
-use crate::suite::{Outcome, Report, cases};
+use crate::suite::{Case, Report, cases};
+use crate::tdx::Tdx;
 use crate::world::Options;
 
 /// Runs the coco-part conformance suite on the embedded machine models.
@@ -37,7 +38,7 @@ struct Selection {
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Only this backend
-    #[arg(long, value_name = "NAME", value_parser = [Snp::NAME])]
+    #[arg(long, value_name = "NAME", value_parser = [Snp::NAME, Tdx::NAME])]
     backend: Option<String>,
     /// Seed that decides which vCPU steps next
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -59,6 +60,9 @@ enum Command {
     Trace {
         /// Id of the case
         case: String,
+        /// On which backend
+        #[arg(long, value_name = "NAME", value_parser = [Snp::NAME, Tdx::NAME], default_value = Snp::NAME)]
+        backend: String,
         /// Seed that decides which vCPU steps next
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -83,7 +87,10 @@ pub fn main() -> ExitCode {
     }));
     let done = match arguments.command {
         None => conformance(&arguments.selection),
-        Some(Command::Trace { case, seed }) => trace::<Snp>(&case, seed),
+        Some(Command::Trace { case, backend, seed }) => match backend.as_str() {
+            Tdx::NAME => trace::<Tdx>(&case, seed),
+            _ => trace::<Snp>(&case, seed),
+        },
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
     };
     match done {
@@ -96,68 +103,111 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What the command line needs to know of a case.
+struct Row {
+    id: &'static str,
+    rule: &'static str,
+    threats: &'static [&'static str],
+    text: &'static str,
+}
+
+fn rows<P: Platform>() -> Vec<Row> {
+    cases::<P>().into_iter().map(|Case { id, rule, threats, text, .. }| Row { id, rule, threats, text }).collect()
+}
+
+impl Selection {
+    fn has_backend(&self, name: &str) -> bool {
+        self.backend.as_deref().is_none_or(|wanted| wanted == name)
+    }
+
+    fn wants(&self, row: &Row) -> bool {
+        let matches = |text: &str| {
+            row.id.contains(text) || row.rule == text || row.threats.iter().any(|threat| threat.contains(text))
+        };
+        self.filter.as_deref().is_none_or(matches)
+    }
+
+    /// The cases of all chosen backends, each once: those of the first backend, then what the next one has beyond them.
+    fn all_rows(&self) -> Vec<Row> {
+        let mut all: Vec<Row> = Vec::new();
+        let of_each = [(Snp::NAME, rows::<Snp> as fn() -> Vec<Row>), (Tdx::NAME, rows::<Tdx>)];
+        for (_, rows) in of_each.into_iter().filter(|(name, _)| self.has_backend(name)) {
+            let new: Vec<Row> = rows().into_iter().filter(|row| all.iter().all(|known| known.id != row.id)).collect();
+            all.extend(new);
+        }
+        all
+    }
+}
+
 fn conformance(selection: &Selection) -> Result<bool, String> {
-    let all = cases::<Snp>();
-    let wanted = |id: &str, rule: &str, threats: &[&str]| {
-        selection
-            .filter
-            .as_deref()
-            .is_none_or(|text| id.contains(text) || rule == text || threats.iter().any(|threat| threat.contains(text)))
-    };
-    let chosen: Vec<_> = all.iter().filter(|case| wanted(case.id, case.rule, case.threats)).collect();
+    let chosen: Vec<Row> = selection.all_rows().into_iter().filter(|row| selection.wants(row)).collect();
     if chosen.is_empty() {
         let filter = selection.filter.as_deref().unwrap_or_default();
         return Err(format!("no case matches `{filter}`; --list shows them"));
     }
     if selection.list {
-        for case in chosen {
-            println!("{:<36} {:<3} {:<22} {}", case.id, case.rule, case.threats.join(","), case.text);
+        for Row { id, rule, threats, text } in chosen {
+            println!("{id:<36} {rule:<3} {:<22} {text}", threats.join(","));
         }
         return Ok(true);
     }
-
     if let Some(path) = &selection.json {
         output::check_writable(path)?;
     }
-    let progress = output::progress(chosen.len() as u64, "cases");
+
     let mut report = Report::default();
-    for case in &all {
-        if chosen.iter().any(|wanted| wanted.id == case.id) {
-            progress.set_message(case.id);
-            report.cases.push(run_case(case, selection.seed));
-            progress.inc(1);
-        } else {
-            report.cases.push(CaseReport {
-                id: case.id,
-                rule: case.rule,
-                backend: Snp::NAME,
-                result: Outcome::NotRun,
-                reason: "left out by --filter".to_owned(),
-                port_calls: 0,
-                turns: 0,
-            });
+    let backends: Vec<&str> = [Snp::NAME, Tdx::NAME].into_iter().filter(|name| selection.has_backend(name)).collect();
+    for name in &backends {
+        match *name {
+            Snp::NAME => run_column::<Snp>(selection, &mut report),
+            _ => run_column::<Tdx>(selection, &mut report),
         }
     }
-    progress.finish_and_clear();
-    matrix::print(&report, &[Snp::NAME]);
+    matrix::print(&report, &backends);
 
     // A filter leaves out the cases that notice most mutants.
-    let mutants = if selection.no_mutants || selection.filter.is_some() {
-        Vec::new()
-    } else {
-        let progress = output::progress(Snp::mutants().len() as u64, "mutants");
-        let mutants = mutants::run::<Snp>(&report, selection.seed, |name| {
-            progress.set_message(name.to_owned());
-            progress.inc(1);
-        });
-        progress.finish_and_clear();
+    let mut mutants = Vec::new();
+    if !selection.no_mutants && selection.filter.is_none() {
+        for name in &backends {
+            mutants.extend(match *name {
+                Snp::NAME => judge::<Snp>(&report, selection.seed),
+                _ => judge::<Tdx>(&report, selection.seed),
+            });
+        }
         matrix::print_mutants(&mutants);
-        mutants
-    };
+    }
     if let Some(path) = &selection.json {
         output::write_json(path, &output::Whole { cases: &report.cases, mutants: &mutants })?;
     }
     Ok(report.is_good() && mutants.iter().all(|mutant| !mutant.killed_by.is_empty()))
+}
+
+/// Runs the chosen cases on one backend.
+fn run_column<P: Platform>(selection: &Selection, report: &mut Report) {
+    let all = cases::<P>();
+    let chosen = rows::<P>().iter().filter(|row| selection.wants(row)).count();
+    let progress = output::progress(chosen as u64, P::NAME);
+    for (case, row) in all.iter().zip(rows::<P>()) {
+        if selection.wants(&row) {
+            progress.set_message(case.id);
+            report.cases.push(run_case(case, selection.seed));
+            progress.inc(1);
+        } else {
+            report.cases.push(CaseReport::not_run(case, "left out by --filter"));
+        }
+    }
+    progress.finish_and_clear();
+}
+
+/// Runs the mutants of one backend.
+fn judge<P: Platform>(report: &Report, seed: u64) -> Vec<mutants::MutantReport> {
+    let progress = output::progress(P::mutants().len() as u64, "mutants");
+    let judged = mutants::run::<P>(report, seed, |name| {
+        progress.set_message(name.to_owned());
+        progress.inc(1);
+    });
+    progress.finish_and_clear();
+    judged
 }
 
 fn trace<P: Platform>(id: &str, seed: u64) -> Result<bool, String> {

@@ -3,6 +3,8 @@
 use backend_snp::instr::RmpAttributes;
 use x86_64::PhysAddr;
 
+use crate::window::{Interference, Tamper};
+
 /// EFER.SVME, the bit by which a VMSA can be run.
 const SVME: u64 = 1 << 12;
 /// The byte of EFER that holds SVME, and SVME in it.
@@ -44,24 +46,6 @@ pub enum Defect {
     SequenceReused,
 }
 
-/// What a defect does to bytes that were read.
-pub(super) enum Interference {
-    /// Nothing.
-    None,
-    /// Reads the bytes from here on once more.
-    Again {
-        /// Offset of the first of them.
-        from: usize,
-    },
-    /// Shows another byte.
-    Patch {
-        /// Its offset.
-        offset: usize,
-        /// What it shows.
-        byte: u8,
-    },
-}
-
 impl Defect {
     /// All of them with their names in reports.
     pub const ALL: &'static [(&'static str, Self)] = &[
@@ -96,12 +80,13 @@ impl Defect {
     }
 
     /// True when a compare-and-exchange sets the run bit.
-    pub(super) fn opens_gate(expected: u64, new: u64) -> bool {
+    fn opens_gate(expected: u64, new: u64) -> bool {
         expected & SVME == 0 && new == expected | SVME
     }
+}
 
-    /// What happens to bytes that were read.
-    pub(super) fn on_read(self, at: PhysAddr, bytes: &[u8]) -> Interference {
+impl Tamper for Defect {
+    fn on_read(self, at: PhysAddr, bytes: &[u8]) -> Interference {
         let offset = at.as_u64() % VMSA_BYTES as u64;
         match self {
             // Behind the count of a header.
@@ -125,5 +110,19 @@ impl Defect {
             }
             _ => Interference::None,
         }
+    }
+
+    fn skips_zeroing(self) -> bool {
+        self == Self::ZeroingDropped
+    }
+
+    fn keeps_bytes(self) -> bool {
+        self == Self::PendingNotCleared
+    }
+
+    fn on_exchange(self, expected: u64, new: u64, found: u64) -> u64 {
+        // The gate was never closed.
+        let hides = self == Self::GateSkipped && Self::opens_gate(expected, new) && found == new;
+        if hides { expected } else { found }
     }
 }

@@ -7,15 +7,15 @@
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
-use coco_part_api::{AdmitVcpu, CreateVcpu, Error, ErrorType, GuestPort, GuestState, Monitor};
+use coco_part_api::{AdmitVcpu, CreateVcpu, Error, ErrorType, GuestPort, GuestState, Monitor, NewVcpu, VcpuId};
 use machine::host::Policy;
 
 use super::model::SnpModel;
 use super::platform::{RULES, Snp, launch};
-use crate::platform::{Home, Liar, Mutant, Platform};
+use crate::platform::{Home, Liar, Mutant, Platform, Property};
 use crate::runner::Cpu;
 use crate::suite::Case;
-use crate::world::Options;
+use crate::world::{BootMonitor, Options};
 
 /// A backend for SEV-SNP, as the suite needs it.
 pub trait SnpBackend: Sized + 'static {
@@ -77,6 +77,8 @@ impl<B: SnpBackend> Platform for OnSnp<B> {
     const NAME: &'static str = B::NAME;
     const VARIANTS: &'static [&'static str] = Snp::VARIANTS;
 
+    const PROPERTIES: &'static [Property] = Snp::PROPERTIES;
+
     fn launch(options: &Options<Self>) -> SnpModel {
         SnpModel(launch(options))
     }
@@ -99,6 +101,18 @@ impl<B: SnpBackend> Platform for OnSnp<B> {
 
     fn early_guest<'y>(cpu: Cpu<'y, SnpModel>, home: &'y Home<Self>) -> Result<B::Guest<'y>, B::Error> {
         B::early_guest(cpu, home)
+    }
+
+    fn start_secondary(monitor: &mut BootMonitor<'_, '_, Self>, new: NewVcpu<'_>) -> Result<(), String> {
+        monitor.start_secondary(new).map_err(|error| error.to_string())
+    }
+
+    fn changes_by_running(line: &str) -> bool {
+        Snp::changes_by_running(line)
+    }
+
+    fn kick(cpu: Cpu<'_, SnpModel>, who: VcpuId) {
+        Snp::kick(cpu, who);
     }
 
     fn pause(cpu: Cpu<'_, SnpModel>) {

@@ -6,6 +6,7 @@ use backend_snp::SnpError;
 use backend_snp::guest::GuestSide;
 use backend_snp::instr::Port;
 use backend_snp::monitor::{L1, Seed, Shared};
+use coco_part_api::{NewVcpu, VcpuId};
 use machine::host::Policy;
 use machine::{Config, Machine, PageType, Vcpu, VmsaWrite, vmsa};
 
@@ -14,13 +15,14 @@ use super::model::SnpModel;
 use super::port::ModelPort;
 use super::sides::{early_guest_side, guest_side, l1_setup};
 use super::window::Window;
-use crate::platform::{Home, Liar, Mutant, Platform};
+use crate::platform::{Home, Liar, Mutant, Platform, Property};
 use crate::runner::Cpu;
 use crate::suite::Case;
 use crate::world::layout::{
-    self, GUEST, MONITOR, MONITOR_BYTES, MONITOR_DATA, MONITOR_FEATURES, MONITOR_SECRETS, MONITOR_STATE, PAGE, page,
+    self, BOOT_STATE, GUEST, MONITOR, MONITOR_BYTES, MONITOR_DATA, MONITOR_FEATURES, MONITOR_SECRETS, MONITOR_STATE,
+    PAGE, page, pattern,
 };
-use crate::world::{Options, VCPUS};
+use crate::world::{BootMonitor, Options, VCPUS};
 
 /// Guest steps that a host waits before it attacks memory: after the VM has started.
 const PATIENCE: u64 = 150;
@@ -47,6 +49,9 @@ impl Platform for Snp {
 
     const NAME: &'static str = "snp";
     const VARIANTS: &'static [&'static str] = &["a write to a running VMSA waits", "a write to a running VMSA is lost"];
+
+    const PROPERTIES: &'static [Property] =
+        &[Property::MarkTellsCall, Property::GuestStartsVcpus, Property::RunsThroughKick, Property::MissingIsTold];
 
     fn launch(options: &Options<Self>) -> SnpModel {
         SnpModel(launch(options))
@@ -78,6 +83,19 @@ impl Platform for Snp {
     fn early_guest<'y>(cpu: Cpu<'y, SnpModel>, _: &'y Home<Self>) -> Result<Self::Guest<'y>, SnpError> {
         early_guest_side(cpu)
     }
+
+    fn start_secondary(monitor: &mut BootMonitor<'_, '_, Self>, new: NewVcpu<'_>) -> Result<(), String> {
+        monitor.start_secondary(new).map_err(|error| error.to_string())
+    }
+
+    /// State frames of L1, and that of the boot vCPU.
+    fn changes_by_running(line: &str) -> bool {
+        let mut frames = (0..VCPUS as u64).map(|vcpu| page(MONITOR_STATE, vcpu)).chain([BOOT_STATE]);
+        frames.any(|at| line.contains(&format!(" {at:#x}: ")))
+    }
+
+    /// An idle vCPU is asked again by the runner; a running one leaves at its next exit, and no flush waits for that.
+    fn kick(_: Cpu<'_, SnpModel>, _: VcpuId) {}
 
     fn pause(cpu: Cpu<'_, SnpModel>) {
         ModelPort::new(cpu, None).pause();
@@ -203,15 +221,6 @@ pub(super) fn launch_with<P: Platform<Host = Policy>>(
         machine.tag_secret_bytes(&key);
     }
     machine
-}
-
-/// Contents by which a page of L1 is recognised.
-fn pattern(at: u64) -> [u8; PAGE as usize] {
-    let mut bytes = [0; PAGE as usize];
-    for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
-        word.copy_from_slice(&(0x4c31_0000_0000_0000 | at | index as u64).to_le_bytes());
-    }
-    bytes
 }
 
 /// The launch VMSA of L1's boot vCPU.

@@ -1,6 +1,6 @@
 //! A guest written once, and the cases that run it.
 //!
-//! [`boot`] and [`second`] know the own-level traits ([`Guest`](coco_part_api::Guest)), memory and a [`Plan`], and nothing of
+//! [`boot`] and [`second`] know the own-level traits ([`OwnLevel`](coco_part_api::OwnLevel)), memory and a [`Plan`], and nothing of
 //! the machine below. They run unchanged on every vendor, and at L1 too, which has the same traits. What they write into
 //! the [`Log`] is the same everywhere.
 
@@ -16,7 +16,7 @@ use l2_guest_shim::{Limits, Shim};
 use x86_64::PhysAddr;
 
 pub use log::{Failed, Log};
-pub use program::{Outcome, Plan, Second, Then, boot, second};
+pub use program::{Outcome, Plan, Second, Then, boot, boot_and_create, second};
 use program::{Shares, mark, pages};
 
 use super::bench::{ensure, same};
@@ -68,8 +68,8 @@ const SECOND_BYTES: u64 = LARGE;
 const GUEST_BYTES: u64 = 36 * LARGE;
 /// Where the second vCPU says that it is done.
 const MAILBOX: u64 = DATA;
-/// Where L1 writes the second vCPU's evidence.
-const EVIDENCE: u64 = DATA + PAGE;
+/// Where L1 writes the evidence of either vCPU, if it has to come from L1.
+const EVIDENCE: [u64; 2] = [DATA + PAGE, DATA + 2 * PAGE];
 /// What evidence is over.
 const NONCE: [u8; REPORT_DATA] = [0xb7; REPORT_DATA];
 
@@ -86,21 +86,25 @@ pub struct Run {
     pub further_outcome: Option<Outcome>,
 }
 
-/// The plan that the cases follow.
+/// The plan that the cases follow, on one vCPU or on two.
 pub fn plan(then: Option<Then>) -> Plan {
     Plan {
         accept: range(ACCEPT, if then.is_some() { TOGETHER } else { ALONE }),
         outside: range(HOLE, PAGE),
         nonce: NONCE,
-        second: then.map(|then| Second {
-            id: VcpuId(1),
-            context: Context::long_mode(ENTRY_FURTHER, 0, 0),
-            state: frame(page(STATE, 1)),
-            call_area: frame(page(CALL_AREA, 1)),
-            accept: range(SECOND, SECOND_BYTES),
-            mailbox: frame(MAILBOX),
-            then,
-        }),
+    }
+}
+
+/// The further vCPU of that plan.
+fn further(then: Then) -> Second {
+    Second {
+        id: VcpuId(1),
+        context: Context::long_mode(ENTRY_FURTHER, 0, 0),
+        state: frame(page(STATE, 1)),
+        call_area: frame(page(CALL_AREA, 1)),
+        accept: range(SECOND, SECOND_BYTES),
+        mailbox: frame(MAILBOX),
+        then,
     }
 }
 
@@ -116,14 +120,14 @@ pub fn run_programs<P: Platform>(
     let vcpus = if then.is_some() { 2 } else { 1 };
     let mut world = bench.world(Options { vcpus, guest_bytes: GUEST_BYTES, ..options });
     let run = Rc::new(RefCell::new(Run::default()));
-    let plan = plan(then);
-    if let Some(further) = plan.second.clone() {
+    let (plan, further) = (plan(then), then.map(further));
+    if let Some(further) = further.clone() {
         let run = Rc::clone(&run);
         world.on_guest(1, move |l2| {
             let mut log = Log::default();
             let ended = with_shim(l2, |shim| {
                 let memory = shim.port().memory();
-                shim.set_evidence_page(frame(EVIDENCE)).map_err(|error| error.to_string())?;
+                shim.set_evidence_page(frame(EVIDENCE[1])).map_err(|error| error.to_string())?;
                 second(shim, &memory, &further, &mut log).map_err(|failed| Stop::from(failed.to_string()))
             });
             let mut run = run.borrow_mut();
@@ -137,7 +141,12 @@ pub fn run_programs<P: Platform>(
         let mut log = Log::default();
         let ended = with_shim(l2, |shim| {
             let memory = shim.port().memory();
-            boot(shim, &memory, &plan, &mut log).map_err(|failed| failed.to_string().into())
+            shim.set_evidence_page(frame(EVIDENCE[0])).map_err(|error| error.to_string())?;
+            let ended = match &further {
+                None => boot(shim, &memory, &plan, &mut log),
+                Some(further) => boot_and_create(shim, &memory, &plan, further, &mut log),
+            };
+            ended.map_err(|failed| failed.to_string().into())
         });
         let mut run = inside.borrow_mut();
         run.boot = log;

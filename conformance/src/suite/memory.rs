@@ -4,7 +4,7 @@ mod leaving;
 mod pages;
 
 use coco_part_api::{Error, ErrorKind, Grants, GuestLevel, Rights, Stopped};
-use leaving::{moved_secret, page_state_lie, rescind_in_order, share_and_unshare, swapped_page};
+use leaving::{moved_secret, page_state_lie, rescind_in_order, rescind_twice, share_and_unshare, swapped_page};
 use pages::{
     double_validate, only_what_was_asked, publish_keeps_contents, range_outside_map, stop_is_exact,
     zero_for_lower_level,
@@ -80,6 +80,14 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
             kind: Kind::Contract,
             text: "rescinding cuts, flushes and gives up; afterwards no level reaches the page",
             run: rescind_in_order,
+        },
+        Case {
+            id: "M2-rescind-twice",
+            rule: "M2",
+            threats: &["PG-03"],
+            kind: Kind::Contract,
+            text: "a page that was given up is not given up again: an error, never a success",
+            run: rescind_twice,
         },
         Case {
             id: "M6-share-and-unshare",

@@ -11,8 +11,8 @@ use x86_64::PhysAddr;
 use super::bench::{Stop, ensure, same};
 use super::{Bench, Check};
 use crate::platform::Platform;
-use crate::world::layout::{BOOT_STATE, CALL_AREA, MONITOR_STATE, page};
-use crate::world::{Gate, L2, Options, VCPUS, World};
+use crate::world::layout::CALL_AREA;
+use crate::world::{Gate, L2, Options, World};
 
 /// One request and what must come of it.
 #[derive(Clone, Debug)]
@@ -129,7 +129,6 @@ pub(crate) fn refused_beside<P: Platform>(
         }
         Ok(())
     });
-    let stopped_pages = own_pages();
     for (index, (probe, (before, after))) in probes.iter().zip(&gates).enumerate() {
         let end = world.run_to(before);
         world.expect(end)?;
@@ -142,17 +141,12 @@ pub(crate) fn refused_beside<P: Platform>(
             format!("{}: answered {:?}, want {:?}", probe.what, answer.result(), probe.want)
         })?;
         same(&format!("{}: registers", probe.what), answer, probe.regs.with_result(probe.want))?;
-        let changes = picture.diff_but(&world.snapshot(), &stopped_pages);
+        let changes = picture.diff_beside_running(&world.snapshot());
         ensure(changes.is_empty(), || format!("{}: changed {}", probe.what, changes.join(", ")))?;
         after.open();
     }
     done.open();
     world.finish()
-}
-
-/// State frames that change by running: L1's and the caller's.
-fn own_pages() -> Vec<u64> {
-    (0..VCPUS as u64).map(|vcpu| page(MONITOR_STATE, vcpu)).chain([BOOT_STATE]).collect()
 }
 
 /// Runs a program of the guest's boot vCPU to its end.

@@ -43,6 +43,21 @@ pub struct CaseReport {
     pub turns: u64,
 }
 
+impl CaseReport {
+    /// A case that somebody left out, and why.
+    pub fn not_run<P: Platform>(case: &Case<P>, why: &str) -> Self {
+        Self {
+            id: case.id,
+            rule: case.rule,
+            backend: P::NAME,
+            result: Outcome::NotRun,
+            reason: why.to_owned(),
+            port_calls: 0,
+            turns: 0,
+        }
+    }
+}
+
 /// All of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {

@@ -12,12 +12,12 @@ use coco_part_api::svsm::{CALL_PENDING, CONFIGURE_VTOM, CORE, CallId, CallResult
 use coco_part_api::{CallMonitor, CallRegs, GuestMemory, HasMemory};
 use x86_64::PhysAddr;
 
-use super::bench::{ensure, same};
+use super::bench::{Stop, ensure, same};
 use super::create::case;
 use super::create::vcpus::{Plan, agree_private, bring_up, meet, one_entry, with_seeds};
 use super::probe::{as_guest, call, list_words, put, validate};
 use super::{Bench, Case, Check};
-use crate::platform::Platform;
+use crate::platform::{Platform, Property};
 use crate::world::layout::{CALL_AREA, DATA, FREE};
 use crate::world::{Gate, L2, Options};
 
@@ -62,6 +62,9 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
 }
 
 fn malformed_mark<P: Platform>(bench: &mut Bench<P>) -> Check {
+    if !P::PROPERTIES.contains(&Property::MarkTellsCall) {
+        return Err(Stop::NotApplicable);
+    }
     let helper = Plan::of(1);
     let refusals = Rc::new(Cell::new(0_u32));
     for options in with_seeds(&Options { vcpus: 2, ..bench.options() }, SEEDS) {

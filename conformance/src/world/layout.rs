@@ -61,6 +61,15 @@ pub const fn page(area: u64, index: u64) -> u64 {
     area + index * PAGE
 }
 
+/// Contents by which a page of L1 is recognised, from the launch on.
+pub fn pattern(at: u64) -> [u8; PAGE as usize] {
+    let mut bytes = [0; PAGE as usize];
+    for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
+        word.copy_from_slice(&(0x4c31_0000_0000_0000 | at | index as u64).to_le_bytes());
+    }
+    bytes
+}
+
 /// The frame at an address of this layout.
 pub fn frame(address: u64) -> PhysFrame<Size4KiB> {
     frame_at(address).expect("addresses of the layout are page aligned")

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use coco_part_api::{FrameRange, GuestLevel};
 
 pub use gate::Gate;
-pub use monitor::{ModelProcessor, VCPUS};
+pub use monitor::{BootMonitor, ModelProcessor, VCPUS};
 pub use options::Options;
 
 use crate::platform::{Home, Platform};
@@ -149,8 +149,10 @@ impl<P: Platform> World<P> {
             self.runner.at_entry(
                 entry,
                 Box::new(move |start| {
-                    let body = guests.borrow_mut().get_mut(usize::from(start.vcpu))?.take()?;
+                    let body = guests.borrow_mut().get_mut(usize::from(start.vcpu))?.take();
                     let common = Rc::clone(&common);
+                    // A vCPU that no case has a program for ends at once.
+                    let Some(body) = body else { return Some(Box::new(|_: Cpu<'_, P::Model>| ()) as Body<P::Model>) };
                     Some(Box::new(move |cpu: Cpu<'_, P::Model>| {
                         let check = match P::guest(cpu, &common.home) {
                             Ok(port) => body(L2 { port, cpu, start, home: &common.home }),
@@ -279,10 +281,9 @@ pub struct Picture<P: Platform> {
 }
 
 impl<P: Platform> Picture<P> {
-    /// How another picture differs, a line each, but for the pages that begin at these addresses.
-    pub fn diff_but(&self, after: &Self, ignored: &[u64]) -> Vec<String> {
-        let is_ignored = |line: &String| ignored.iter().any(|at| line.contains(&format!(" {at:#x}: ")));
-        self.diff(after).into_iter().filter(|line| !is_ignored(line)).collect()
+    /// How another picture differs, a line each, but for what changes by running.
+    pub fn diff_beside_running(&self, after: &Self) -> Vec<String> {
+        self.diff(after).into_iter().filter(|line| !P::changes_by_running(line)).collect()
     }
 
     /// How another picture differs, a line each.

@@ -30,8 +30,8 @@ impl<'y, P: Platform> ModelProcessor<'y, P> {
 }
 
 impl<P: Platform> Processor for ModelProcessor<'_, P> {
-    fn kick(&mut self, _who: VcpuId) {
-        // An idle vCPU is asked again by the runner; a running one leaves at its next exit.
+    fn kick(&mut self, who: VcpuId) {
+        P::kick(self.cpu, who);
         P::pause(self.cpu);
     }
 
@@ -94,7 +94,8 @@ fn serve<P: Platform>(cpu: Cpu<'_, P::Model>, common: &Common<P>, is_boot: bool)
     Ok(())
 }
 
-type BootMonitor<'a, 'y, P> = Monitor<'a, <P as Platform>::Monitor<'y>, ModelProcessor<'y, P>, VCPUS>;
+/// The monitor of a world on one vCPU.
+pub type BootMonitor<'a, 'y, P> = Monitor<'a, <P as Platform>::Monitor<'y>, ModelProcessor<'y, P>, VCPUS>;
 
 /// Everything before the guest's first instruction.
 fn start<'a, 'y, P: Platform>(
@@ -122,7 +123,7 @@ fn start<'a, 'y, P: Platform>(
             state: frame(page(layout::MONITOR_STATE, u64::from(vcpu))),
             call_area: frame(layout::CALL_AREA),
         };
-        monitor.start_secondary(new).map_err(|error| format!("secondary vCPU {vcpu}: {error}"))?;
+        P::start_secondary(monitor, new).map_err(|error| format!("secondary vCPU {vcpu}: {error}"))?;
     }
     let launch = GuestLaunch {
         state: frame(layout::BOOT_STATE),

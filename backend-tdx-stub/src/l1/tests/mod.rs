@@ -119,7 +119,7 @@ fn terms(level: GuestLevel, target: u32) -> Terms {
 /// What installing `context` writes.
 fn script_install(script: &Script, level: GuestLevel, vapic: u64, context: &Context) {
     let ctls = Regs { rdx: FieldId::l2_ctls(level).0, r8: 0, r9: 7, ..Regs::default() };
-    script.call(Leaf::VP_WR, ctls, Regs::default());
+    script.reset(level).call(Leaf::VP_WR, ctls, Regs::default());
     let controls = [
         (VmcsField::VIRTUAL_APIC_ADDRESS, vapic, !0xfff),
         (VmcsField::SECONDARY_CONTROLS, 1 << 22, 1 << 22),

@@ -126,7 +126,7 @@ fn after_a_refused_field_the_level_has_no_vcpu() {
     let ctls = Regs { rdx: FieldId::l2_ctls(ONE).0, r9: 7, ..Regs::default() };
     let apic =
         Regs { rdx: FieldId::vmcs(ONE, VmcsField::VIRTUAL_APIC_ADDRESS).0, r8: VAPIC, r9: !0xfff, ..Regs::default() };
-    script.call(Leaf::VP_WR, ctls, Regs::default()).call(Leaf::VP_WR, apic, status(refused.0));
+    script.reset(ONE).call(Leaf::VP_WR, ctls, Regs::default()).call(Leaf::VP_WR, apic, status(refused.0));
     let (seed, error) = l1.install(seed).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadState);
     assert_eq!(l1.run(ONE).unwrap_err(), Error::NoVcpu { level: ONE });

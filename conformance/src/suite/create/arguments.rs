@@ -1,15 +1,16 @@
 //! Which pages and numbers a guest may name when it creates a vCPU, and for what it may name those of one it has.
 
 use coco_part_api::svsm::{CallResult, DELETE_VCPU, PVALIDATE, REMAP_CA};
+use coco_part_api::{GuestPort, HostState};
 
-use super::vcpus::{Plan, bring_up, create, fill, wait_for};
-use super::{BAD_ADDRESS, BAD_PARAMETER, case, refusal, with_vcpus};
+use super::vcpus::{Plan, bring_up, create, fill, one_entry, wait_for};
+use super::{BAD_ADDRESS, BAD_PARAMETER, LIST, case, refusal, with_vcpus};
 use crate::platform::Platform;
 use crate::suite::probe::{Probe, refused_beside, refused_in, rescind, validate};
 use crate::suite::{Bench, Case, Check, same};
 use crate::world::layout::{
-    BOOT_STATE, CALL_AREA, CHANNEL, DATA, FREE, HOLE, MONITOR_DATA, MONITOR_FEATURES, MONITOR_SECRETS, MONITOR_STATE,
-    page,
+    BOOT_STATE, CALL_AREA, DATA, FREE, HOLE, MONITOR_DATA, MONITOR_FEATURES, MONITOR_SECRETS, MONITOR_STATE, PAGE,
+    page, range,
 };
 use crate::world::{Gate, L2};
 
@@ -71,6 +72,7 @@ fn frame_is_call_area<P: Platform>(bench: &mut Bench<P>) -> Check {
 }
 
 fn placement<P: Platform>(bench: &mut Bench<P>) -> Check {
+    const SHARED: u64 = page(DATA, 9);
     let (second, third) = (Plan::of(1), Plan::of(2));
     let mut world = bench.world(with_vcpus(bench, 3));
     let end_of_ram = world.guest_ram().start().as_u64() + world.guest_ram().bytes();
@@ -83,7 +85,7 @@ fn placement<P: Platform>(bench: &mut Bench<P>) -> Check {
         ("the call area of the caller", CALL_AREA),
         ("the state frame of another vCPU", second.state),
         ("the call area of another vCPU", second.area),
-        ("a page shared with the host", CHANNEL),
+        ("a page shared with the host", SHARED),
         ("a page that is not validated", FREE),
         ("a hole", HOLE),
         ("the end of RAM", end_of_ram),
@@ -95,6 +97,9 @@ fn placement<P: Platform>(bench: &mut Bench<P>) -> Check {
         ]
     });
     refused_in(&mut world, probes.collect(), move |l2| {
+        same("give up", one_entry(l2, LIST, rescind(SHARED))?, CallResult::SUCCESS)?;
+        let shared = l2.port.agree(range(SHARED, PAGE), HostState::Shared);
+        shared.map_err(|stopped| stopped.cause.to_string())?;
         fill(l2, second)?;
         same("create", create(l2, second)?, CallResult::SUCCESS)?;
         fill(l2, third)

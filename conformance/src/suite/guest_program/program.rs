@@ -3,7 +3,7 @@
 use coco_part_api::range::{LARGE, SMALL};
 use coco_part_api::vcpu::Context;
 use coco_part_api::{
-    Error, ErrorKind, Evidence, FrameRange, Guest, GuestMemory, Level, NewVcpu, REPORT_DATA, VcpuId, memory,
+    Error, ErrorKind, Evidence, FrameRange, Guest, GuestMemory, Level, NewVcpu, OwnLevel, REPORT_DATA, VcpuId, memory,
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
@@ -19,8 +19,6 @@ pub struct Plan {
     pub outside: FrameRange,
     /// What the evidence is to be over.
     pub nonce: [u8; REPORT_DATA],
-    /// The further vCPU to create, if any.
-    pub second: Option<Second>,
 }
 
 /// A further vCPU and what it is to do.
@@ -68,11 +66,38 @@ const PATIENCE: u32 = 200_000;
 /// Buffer for evidence, in bytes.
 const EVIDENCE: usize = 4096;
 
-/// The program of the first vCPU: accepts memory, uses it, shares and takes back, creates a vCPU, attests.
+/// The program of the first vCPU: accepts memory, uses it, shares and takes back, attests.
 ///
 /// # Errors
 /// [`Failed`] at the first thing that is not as it has to be.
-pub fn boot<G: Guest>(guest: &mut G, memory: &impl GuestMemory, plan: &Plan, log: &mut Log) -> Result<Outcome, Failed> {
+pub fn boot<G: OwnLevel>(
+    guest: &mut G,
+    memory: &impl GuestMemory,
+    plan: &Plan,
+    log: &mut Log,
+) -> Result<Outcome, Failed> {
+    use_memory(guest, memory, plan, log)?;
+    evidence(guest, &plan.nonce, log)
+}
+
+/// As [`boot`], and before it attests it creates a further vCPU. For a level that can make its own vCPUs.
+///
+/// # Errors
+/// As [`boot`].
+pub fn boot_and_create<G: Guest>(
+    guest: &mut G,
+    memory: &impl GuestMemory,
+    plan: &Plan,
+    second: &Second,
+    log: &mut Log,
+) -> Result<Outcome, Failed> {
+    use_memory(guest, memory, plan, log)?;
+    further(guest, memory, second, log)?;
+    evidence(guest, &plan.nonce, log)
+}
+
+/// Accepts memory, uses it, shares some and takes some of that back.
+fn use_memory<G: OwnLevel>(guest: &mut G, memory: &impl GuestMemory, plan: &Plan, log: &mut Log) -> Result<(), Failed> {
     let ram = plan.accept;
     let done = guest.validate(ram);
     log.must("validate", ram, done)?;
@@ -108,18 +133,14 @@ pub fn boot<G: Guest>(guest: &mut G, memory: &impl GuestMemory, plan: &Plan, log
         expect(memory, at, mark(at))?;
     }
     log.note("every other page keeps what was written");
-
-    if let Some(second) = &plan.second {
-        further(guest, memory, second, log)?;
-    }
-    evidence(guest, &plan.nonce, log)
+    Ok(())
 }
 
 /// The program of a further vCPU: accepts memory of its own, attests, and says that it is done.
 ///
 /// # Errors
 /// As [`boot`].
-pub fn second<G: Guest>(
+pub fn second<G: OwnLevel>(
     guest: &mut G,
     memory: &impl GuestMemory,
     plan: &Second,
@@ -177,7 +198,7 @@ fn further<G: Guest>(guest: &mut G, memory: &impl GuestMemory, plan: &Second, lo
     Ok(())
 }
 
-fn evidence<G: Guest>(guest: &mut G, nonce: &[u8; REPORT_DATA], log: &mut Log) -> Result<Outcome, Failed> {
+fn evidence<G: OwnLevel>(guest: &mut G, nonce: &[u8; REPORT_DATA], log: &mut Log) -> Result<Outcome, Failed> {
     let level = guest.level();
     let mut bytes = vec![0; EVIDENCE];
     let evidence =

@@ -13,8 +13,7 @@ use crate::suite::probe::{
 use crate::suite::{Bench, Check};
 use crate::world::Gate;
 use crate::world::layout::{
-    BOOT_STATE, CALL_AREA, DATA, FEATURES, FREE, HANDED_OVER, HOLE, LARGE, MONITOR_DATA, MONITOR_SECRETS, PAGE, page,
-    range,
+    BOOT_STATE, CALL_AREA, DATA, FREE, HANDED_OVER, HOLE, LARGE, MONITOR_DATA, MONITOR_SECRETS, PAGE, page, range,
 };
 
 const BAD_ADDRESS: CallResult = CallResult::INVALID_ADDRESS;
@@ -82,7 +81,8 @@ pub(super) fn placement<P: Platform>(bench: &mut Bench<P>) -> Check {
     let options = bench.options();
     as_guest(bench, options, |mut l2| {
         // Right behind the mark, where Linux has it, and at the start of a plain page.
-        for (at, target) in [(CALL_AREA + CALL_BUFFER, FREE), (LIST, FREE + PAGE), (FEATURES + 0xff0, FREE + 2 * PAGE)]
+        for (at, target) in
+            [(CALL_AREA + CALL_BUFFER, FREE), (LIST, FREE + PAGE), (DATA + PAGE - 0x10, FREE + 2 * PAGE)]
         {
             l2.port
                 .agree(range(target, PAGE), coco_part_api::HostState::Private)

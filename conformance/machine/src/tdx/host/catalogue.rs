@@ -18,6 +18,7 @@ pub fn all_policies() -> Vec<(&'static str, Policy, &'static str)> {
         ("busy-storm", Policy::Busy(64), "TD-01"),
         ("busy-forever", Policy::Busy(u64::MAX), "TD-01"),
         ("busy-each-twice", Policy::BusyEach(2), "TD-01"),
+        ("maps-nothing", Policy::MapsNothing, "TDX-25"),
         ("no-tables-status", Policy::NoTables { exits: false }, "TDX-24"),
         ("no-tables-exit", Policy::NoTables { exits: true }, "TDX-24"),
         ("resume-l1-often", Policy::ResumeL1 { every: 2 }, "TD-08"),

@@ -19,6 +19,8 @@ pub enum Policy {
     /// Each leaf that can find its operand busy does so many times before it goes on, and again when it is executed
     /// again (TD-01).
     BusyEach(u64),
+    /// Agrees to everything by MapGPA and maps no private page, whoever asks for it (TDX-25).
+    MapsNothing,
     /// Never gives an L2 a table page (TDX-24).
     NoTables {
         /// VM_CTLS bit 0: TD exits, else L2_SEPT_WALK_FAILED.

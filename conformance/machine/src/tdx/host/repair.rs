@@ -23,7 +23,7 @@ impl Machine {
         if !self.is_private(gpa) || !self.ram.contains(page) || self.host.is_shared(page) {
             return if level > 0 { self.resume_l1(vcpu) } else { stop };
         }
-        if self.host.withheld.contains(&page) {
+        if self.host.withheld.contains(&page) || self.host.policy(vcpu) == Policy::MapsNothing {
             return stop;
         }
         if let EptCause::Table { vm, .. } = cause {
