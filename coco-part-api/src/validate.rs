@@ -59,8 +59,9 @@ pub trait Validate: ErrorType {
     /// takes rights that are left over away, or refuses the page as `InUse`; no right comes back when it is validated again.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate); `AlreadyInState` for a page that is not valid; `Unsupported` for
-    /// [`After::Unassigned`] where [`Capabilities::rescind_unassigned`](crate::Capabilities) says no.
+    /// As [`validate`](Self::validate); `AlreadyInState` for a page that is not valid, where the machine tells L1. Where it
+    /// does not, the caller has to know: an instruction on memory that the host holds may never come back from the host.
+    /// `Unsupported` for [`After::Unassigned`] where [`Capabilities::rescind_unassigned`](crate::Capabilities) says no.
     fn rescind(&mut self, range: FrameRange, then: After) -> Result<(), Stopped<Self::Error>>;
 
     /// Shares pages with the host. What they held is lost, not shown.

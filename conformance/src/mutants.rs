@@ -1,5 +1,6 @@
 //! Proves that cases can fail: each deliberate defect must make some case fail that passes without it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -57,6 +58,22 @@ pub fn run<P: Platform>(report: &Report, seed: u64, mut progress: impl FnMut(&st
         }
     });
     judged.into_iter().flatten().collect()
+}
+
+/// The mutants of a platform: defects of backend or monitor by name and what they are of, and machines without one rule.
+pub fn of<P: Platform>(
+    defects: impl Iterator<Item = (&'static str, &'static str)>,
+    rules: &[&'static str],
+) -> Vec<Mutant<P>> {
+    let defects = defects.map(|(name, of)| {
+        let options = Options { defect: Some(name), ..Options::default() };
+        Mutant { name, of, options }
+    });
+    let rules = rules.iter().map(|rule| {
+        let options = Options { broken_rules: BTreeSet::from([*rule]), ..Options::default() };
+        Mutant { name: rule, of: rule, options }
+    });
+    defects.chain(rules).collect()
 }
 
 /// Killers that are named for each mutant; the search ends there.

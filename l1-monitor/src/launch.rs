@@ -201,7 +201,8 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
 impl<'a, B: Backend + CreateVcpu, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> {
     /// Starts another vCPU of the monitor itself. Its state frame is a page of the monitor and stays reserved.
     ///
-    /// Start the monitor's vCPUs before the guest's: without them nobody answers a guest's vCPU there.
+    /// Start the monitor's vCPUs before the guest's: without them nobody answers a guest's vCPU there. Where the host starts
+    /// them with the VM, a backend has no [`CreateVcpu`] at L1 and they only have to [`run`](Self::run).
     ///
     /// # Errors
     /// [`SetupError::Ledger`], [`SetupError::Backend`]; nothing is left behind. Only a frame that could not be put back

@@ -76,7 +76,7 @@ fn every_policy(bench: &mut Bench<Snp>, vcpus: u8) -> Check {
     let turns = 2_000 + 5_000 * u64::from(vcpus);
     let mut hindered = 0;
     for (name, policy, threat) in all_policies() {
-        let evidence: &[Step] =
+        let evidence: &'static [Step] =
             if threat.starts_with("GR") { &[Step::Attest, Step::AttestAgain] } else { &[Step::Attest] };
         let attacks: Vec<Policy> = [MONITOR_DATA, DATA, CALL_AREA, FREE]
             .into_iter()
@@ -84,13 +84,8 @@ fn every_policy(bench: &mut Bench<Snp>, vcpus: u8) -> Check {
             .collect();
         for host in if attacks.is_empty() { vec![policy] } else { attacks } {
             let what = format!("{name}, {host:x?}");
-            let mut world = bench.world(Options { vcpus, ..under(bench, host) });
-            let (end, told) = busy::run_watched(&mut world, vcpus, turns, evidence, |_| ());
-            let checked = busy::check(&world, &end, &told);
-            checked.map_err(|stop| Stop::Wrong(format!("{what}: {stop:?}")))?;
-            let violations = bench.record().violations;
-            ensure(violations.is_empty(), || format!("{what}: {}", violations.join("; ")))?;
-            hindered += u32::from(told.ended < vcpus || !told.failed.is_empty());
+            let options = Options { vcpus, ..under(bench, host) };
+            hindered += u32::from(busy::hindered_by(bench, &what, options, turns, evidence)?);
         }
     }
     // Hosts that hinder nobody would prove nothing.

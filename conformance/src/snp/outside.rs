@@ -4,7 +4,6 @@
 //! [`Window`](super::Window), or over a port of their own that executes [`machine::Op`]s on a [`Cpu`]. [`OnSnp`] makes a
 //! [`Platform`] of that. `examples/outside_backend.rs` shows it in full.
 
-use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
 use coco_part_api::{AdmitVcpu, CreateVcpu, Error, ErrorType, GuestPort, GuestState, Monitor, NewVcpu, VcpuId};
@@ -12,6 +11,7 @@ use machine::host::Policy;
 
 use super::model::SnpModel;
 use super::platform::{RULES, Snp, launch};
+use crate::mutants;
 use crate::platform::{Home, Liar, Mutant, Platform, Property};
 use crate::runner::Cpu;
 use crate::suite::Case;
@@ -132,11 +132,6 @@ impl<B: SnpBackend> Platform for OnSnp<B> {
     }
 
     fn mutants() -> Vec<Mutant<Self>> {
-        let without = |rule: &&'static str| Mutant {
-            name: rule,
-            of: rule,
-            options: Options { broken_rules: BTreeSet::from([*rule]), ..Options::default() },
-        };
-        RULES.iter().map(without).collect()
+        mutants::of(std::iter::empty(), RULES)
     }
 }

@@ -1,7 +1,5 @@
 //! The platform: `backend-snp` over the model port, on the SNP machine.
 
-use std::collections::BTreeSet;
-
 use backend_snp::SnpError;
 use backend_snp::guest::GuestSide;
 use backend_snp::instr::Port;
@@ -15,6 +13,7 @@ use super::model::SnpModel;
 use super::port::ModelPort;
 use super::sides::{early_guest_side, guest_side, l1_setup};
 use super::window::Window;
+use crate::mutants;
 use crate::platform::{Home, Liar, Mutant, Platform, Property};
 use crate::runner::Cpu;
 use crate::suite::Case;
@@ -132,17 +131,7 @@ impl Platform for Snp {
     }
 
     fn mutants() -> Vec<Mutant<Self>> {
-        let defects = Defect::ALL.iter().map(|(name, defect)| Mutant {
-            name,
-            of: defect.of(),
-            options: Options { defect: Some(name), ..Options::default() },
-        });
-        let rules = RULES.iter().map(|rule| Mutant {
-            name: rule,
-            of: rule,
-            options: Options { broken_rules: BTreeSet::from([*rule]), ..Options::default() },
-        });
-        defects.chain(rules).collect()
+        mutants::of(Defect::ALL.iter().map(|(name, defect)| (*name, defect.of())), RULES)
     }
 }
 

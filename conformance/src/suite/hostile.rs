@@ -233,7 +233,7 @@ fn all_but(told: &Beliefs, vcpus: u8, lost: &[Step]) -> Check {
     ensure(vcpus == 1 || told.done.contains(&(0, Vcpu)), || "no vCPU was created".into())
 }
 
-fn everything_done(told: &Beliefs, vcpus: u8) -> Check {
+pub(crate) fn everything_done(told: &Beliefs, vcpus: u8) -> Check {
     all_but(told, vcpus, &[])
 }
 

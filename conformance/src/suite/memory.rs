@@ -4,7 +4,9 @@ mod leaving;
 mod pages;
 
 use coco_part_api::{Error, ErrorKind, Grants, GuestLevel, Rights, Stopped};
-use leaving::{moved_secret, page_state_lie, rescind_in_order, rescind_twice, share_and_unshare, swapped_page};
+use leaving::{
+    moved_secret, page_state_lie, rescind_in_order, rescind_twice, rescind_unassigned, share_and_unshare, swapped_page,
+};
 use pages::{
     double_validate, only_what_was_asked, publish_keeps_contents, range_outside_map, stop_is_exact,
     zero_for_lower_level,
@@ -88,6 +90,14 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
             kind: Kind::Contract,
             text: "a page that was given up is not given up again: an error, never a success",
             run: rescind_twice,
+        },
+        Case {
+            id: "M6-rescind-unassigned",
+            rule: "M6",
+            threats: &["PG-18"],
+            kind: Kind::Contract,
+            text: "a page leaves L1's hands without being shared: nobody reads it, the host neither",
+            run: rescind_unassigned,
         },
         Case {
             id: "M6-share-and-unshare",

@@ -13,7 +13,7 @@ mod memory;
 pub(crate) mod probe;
 mod request;
 pub mod run;
-mod switch;
+pub(crate) mod switch;
 mod table;
 
 pub use bench::{Bench, Check, Stop, ensure, same};

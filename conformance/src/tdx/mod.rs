@@ -1,5 +1,6 @@
 //! `backend-tdx-stub` on the TDX step machine.
 
+mod cases;
 mod defect;
 mod model;
 mod platform;

@@ -1,7 +1,5 @@
 //! The platform: `backend-tdx-stub` over the model port, on the TDX machine.
 
-use std::collections::BTreeSet;
-
 use backend_tdx_stub::{Error, L1, L2Port, Seed, Shared, Slot};
 use coco_part_api::{NewVcpu, VcpuId};
 use machine::Vcpu;
@@ -12,6 +10,7 @@ use super::defect::Defect;
 use super::model::{MemoryFault, TdxModel, Window};
 use super::port::{GuestPort, ModelPort, read_unswitched};
 use super::sides::{first_page, guest_side, halt, interrupt, l1_side, unswitched_of_l1};
+use crate::mutants;
 use crate::platform::{Home, Liar, Mutant, Platform, Property, Unswitched};
 use crate::runner::Cpu;
 use crate::suite::Case;
@@ -125,26 +124,17 @@ impl Platform for Tdx {
     }
 
     fn own_cases() -> Vec<Case<Self>> {
-        Vec::new()
+        super::cases::cases()
     }
 
     fn mutants() -> Vec<Mutant<Self>> {
-        let defects = Defect::ALL.iter().map(|(name, defect)| Mutant {
-            name,
-            of: defect.of(),
-            options: Options { defect: Some(name), ..Options::default() },
-        });
-        let rules = RULES.iter().map(|rule| Mutant {
-            name: rule,
-            of: rule,
-            options: Options { broken_rules: BTreeSet::from([*rule]), ..Options::default() },
-        });
-        defects.chain(rules).collect()
+        mutants::of(Defect::ALL.iter().map(|(name, defect)| (*name, defect.of())), RULES)
     }
 }
 
 /// Machine rules whose absence the suite must notice.
-const RULES: &[&str] = &["TDX-21", "TDX-22", "TDX-25", "ACCEPT-ZERO", "ACCEPT-AGAIN", "PAMT"];
+const RULES: &[&str] =
+    &["TDX-21", "TDX-22", "TDX-23", "TDX-25", "ACCEPT-ZERO", "ACCEPT-AGAIN", "ATTR-LEGAL", "BLOCKED", "PAMT"];
 
 /// Every register that any level can write, a word each.
 fn words(cpu: Cpu<'_, TdxModel>) -> Vec<u64> {
@@ -163,8 +153,13 @@ fn fill(cpu: Cpu<'_, TdxModel>, word: u64) {
 
 /// The VM as it is before its first instruction: L1's MiB in small pages, the guest's RAM not mapped.
 fn launch(options: &Options<Tdx>) -> Machine {
+    launch_with(options, |_| ())
+}
+
+/// The same with a changed configuration.
+pub(super) fn launch_with(options: &Options<Tdx>, change: impl FnOnce(&mut Config)) -> Machine {
     let second_variant = options.variant != 0;
-    let mut machine = Machine::new(Config {
+    let mut config = Config {
         ram: vec![(MONITOR, MONITOR_BYTES), (GUEST, options.guest_bytes)],
         vcpus: options.vcpus,
         seed: options.seed,
@@ -176,7 +171,9 @@ fn launch(options: &Options<Tdx>) -> Machine {
         policy: options.host.clone(),
         honest_host: options.host == Policy::Honest,
         ..Config::default()
-    });
+    };
+    change(&mut config);
+    let mut machine = Machine::new(config);
     for index in 0..MONITOR_BYTES / PAGE {
         let at = page(MONITOR, index);
         machine.launch_page(at, &pattern(at)).expect("each page is named once");

@@ -16,9 +16,9 @@ use x86_64::PhysAddr;
 
 use crate::platform::Platform;
 use crate::runner::End;
-use crate::suite::{Check, ensure, same};
+use crate::suite::{Bench, Check, Stop, ensure, same};
 use crate::world::layout::{CALL_AREA, DATA, ENTRY_FURTHER, FREE, LARGE, PAGE, STATE, frame, page, range};
-use crate::world::{L2, World};
+use crate::world::{L2, Options, World};
 
 /// A thing that the guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,6 +115,24 @@ pub(crate) fn check<P: Platform>(world: &World<P>, end: &End, told: &Beliefs) ->
         ensure(*word == 0 || host.as_deref() != Some(&bytes), || format!("the host reads the guest's page {at:#x}"))?;
     }
     Ok(())
+}
+
+/// Runs a busy guest under a host and demands that it was told nothing but the truth and that no oracle found anything. True
+/// when the host hindered it.
+pub(crate) fn hindered_by<P: Platform>(
+    bench: &mut Bench<P>,
+    what: &str,
+    options: Options<P>,
+    turns: u64,
+    evidence: &'static [Step],
+) -> Result<bool, Stop> {
+    let vcpus = options.vcpus;
+    let mut world = bench.world(options);
+    let (end, told) = run_watched(&mut world, vcpus, turns, evidence, |_| ());
+    check(&world, &end, &told).map_err(|stop| Stop::Wrong(format!("{what}: {stop:?}")))?;
+    let violations = bench.record().violations;
+    ensure(violations.is_empty(), || format!("{what}: {}", violations.join("; ")))?;
+    Ok(told.ended < vcpus || !told.failed.is_empty())
 }
 
 /// Memory that the program of a vCPU asks for.

@@ -1,6 +1,6 @@
 //! Pages that leave: given up, shared, or taken by the host.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use coco_part_api::{After, ErrorKind, Grant, GuestMemory, HasMemory, Identify, Origin, Support, Validate};
@@ -66,6 +66,31 @@ pub(super) fn rescind_twice<P: Platform>(bench: &mut Bench<P>) -> Check {
         same("twice", stop(l1.backend.rescind(pages, After::Unassigned)), Err((0, ErrorKind::AlreadyInState)))
     })
     .map(|_| ())
+}
+
+pub(super) fn rescind_unassigned<P: Platform>(bench: &mut Bench<P>) -> Check {
+    let refused = Rc::new(RefCell::new(None));
+    let log = Rc::clone(&refused);
+    let world = as_l1(bench, move |mut l1| {
+        let page = range(FREE, PAGE);
+        same("validate", stop(l1.backend.validate(page)), Ok(()))?;
+        l1.backend.memory().write(page.start(), b"L1's secret").map_err(|error| error.to_string())?;
+        let result = l1.backend.rescind(page, After::Unassigned);
+        if l1.backend.capabilities().rescind_unassigned == Support::Yes {
+            return same("rescind", stop(result), Ok(()));
+        }
+        // What is not supported is refused as that, and changes nothing.
+        *log.borrow_mut() = result.as_ref().err().map(|stopped| stopped.cause.to_string());
+        same("rescind", stop(result), Err((0, ErrorKind::Unsupported)))?;
+        let mut kept = [0; 11];
+        l1.backend.memory().read(page.start(), &mut kept).map_err(|error| error.to_string())?;
+        same("contents", &kept, b"L1's secret")
+    })?;
+    for level in [None, Some(1), Some(2), Some(3)] {
+        same(&format!("level {level:?} reads it"), world.peek(FREE, 11, level), None)?;
+    }
+    let refused = refused.borrow().clone();
+    refused.map_or(Ok(()), |text| Err(Stop::Unsupported(text)))
 }
 
 pub(super) fn share_and_unshare<P: Platform>(bench: &mut Bench<P>) -> Check {

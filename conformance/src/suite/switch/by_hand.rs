@@ -17,27 +17,27 @@ use crate::world::layout::{
 use crate::world::{Gate, L1, L2, Options, World};
 
 /// Level of the guest.
-pub(super) const LEVEL: GuestLevel = GuestLevel::TWO;
+pub(crate) const LEVEL: GuestLevel = GuestLevel::TWO;
 /// Entry address of a guest that has nothing yet.
 const ENTRY_EARLY: u64 = 0x5000;
 
 /// What became of the guest's program.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// Reached when it is over.
-    pub(super) over: Gate,
+    pub(crate) over: Gate,
     complaints: Rc<RefCell<Vec<String>>>,
 }
 
 impl Log {
     /// What it complained about first.
-    pub(super) fn check(&self) -> Check {
+    pub(crate) fn check(&self) -> Check {
         self.complaints.borrow().first().map_or(Ok(()), |complaint| Err(complaint.clone().into()))
     }
 }
 
 /// Gives the program of the guest, to which [`start_guest`] hands the first vCPU.
-pub(super) fn on_early_guest<P: Platform>(
+pub(crate) fn on_early_guest<P: Platform>(
     world: &mut World<P>,
     options: &Options<P>,
     body: impl for<'y> FnOnce(L2<'y, P>) -> Check + 'static,
@@ -75,7 +75,7 @@ fn stopped<E: Error>(stopped: Stopped<E>) -> Stop {
 }
 
 /// Gives the guest its memory and boot pages, and makes its first vCPU on this one. It runs with the next `run`.
-pub(super) fn start_guest<P: Platform>(l1: &mut L1<'_, P>) -> Check {
+pub(crate) fn start_guest<P: Platform>(l1: &mut L1<'_, P>) -> Check {
     let wrong = |error: P::Error| Stop::Wrong(error.to_string());
     let ram = Grants::one(LEVEL, Rights::RAM);
     // Pages that L1 fills are its own first, the others are the guest's at once.
