@@ -117,6 +117,11 @@ impl Machine {
         self.steps
     }
 
+    /// The virtual TSC: it counts the steps of all vCPUs.
+    pub(crate) fn virtual_tsc(&self) -> u64 {
+        self.steps
+    }
+
     /// What one vCPU executed at one level.
     pub fn counters(&self, vcpu: Vcpu, level: u8) -> Counters {
         self.counters.of(vcpu, level)

@@ -121,6 +121,12 @@ impl Sept {
         !self.nodes.contains_key(&split(page).0)
     }
 
+    /// Something is mapped in the 1 GiB around a page.
+    pub(crate) fn has_gib(&self, page: u64) -> bool {
+        let first = split(page).0 & !(PAGES_PER_LARGE - 1);
+        self.nodes.range(first..first + PAGES_PER_LARGE).next().is_some()
+    }
+
     /// Maps what is not mapped; false, and nothing changed, where something is.
     pub(crate) fn add(&mut self, page: u64, large: bool, leaf: Leaf) -> bool {
         let (number, index) = split(page);

@@ -18,16 +18,14 @@ pub const L2_SEPT_WALK_FAILED: u64 = 0xc000_0b0f_0000_0000;
 pub const PAGE_ATTR_INVALID: u64 = 0xc000_0b11_0000_0000;
 /// No such field.
 pub const METADATA_FIELD_ID_INCORRECT: u64 = 0xc000_0c00_0000_0000;
-/// The field is not L1's to write.
+/// The field is not L1's to write, or the mask selects nothing of it that is.
 pub const METADATA_FIELD_NOT_WRITABLE: u64 = 0xc000_0c01_0000_0000;
 /// The field is not L1's to read.
 pub const METADATA_FIELD_NOT_READABLE: u64 = 0xc000_0c02_0000_0000;
-/// Bits that L1 may not change.
+/// Bits that L1 may not change, or a value that the field does not take.
 pub const METADATA_FIELD_VALUE_NOT_VALID: u64 = 0xc000_0c03_0000_0000;
-/// The field is not writable in this TD.
-pub const METADATA_FIELD_CURRENTLY_NOT_WRITABLE: u64 = 0xc000_0c09_0000_0000;
-/// The mask selects nothing that L1 may write.
-pub const METADATA_WR_MASK_NOT_VALID: u64 = 0xc000_0c0a_0000_0000;
+/// The id of no field was given: RDX has the first one.
+pub const METADATA_FIRST_FIELD_ID_IN_CONTEXT: u64 = 0x0000_0c0b_0000_0000;
 /// The report was made under another CPUSVN.
 pub const INVALID_CPUSVN: u64 = 0xc000_1000_0000_0000;
 /// The MAC is wrong, or the structure is no report.
@@ -57,6 +55,8 @@ pub mod operand {
     pub const RTMR: u64 = 168;
     /// The virtual-APIC page address of an L2.
     pub const L2_VAPIC_GPA: u64 = 170;
+    /// A metadata field.
+    pub const METADATA_FIELD: u64 = 176;
 }
 
 /// Basic exit reasons.

@@ -50,6 +50,15 @@ pub(crate) struct Target {
     pub(crate) shared: bool,
 }
 
+impl Target {
+    /// Where a translation leads for a guest page inside of it.
+    fn of(entry: &Cached, page: u64) -> Self {
+        let within = page.wrapping_sub(entry.first);
+        let pages = entry.pages().saturating_sub(within).max(1);
+        Self { page: entry.spa.wrapping_add(within), pages, shared: false }
+    }
+}
+
 /// Why a walk found nothing usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
@@ -78,12 +87,27 @@ impl Machine {
         }
         let page = page_of(gpa);
         match self.private_access(actor, page, access) {
-            Ok(entry) => {
-                let within = page.wrapping_sub(entry.first);
-                let pages = entry.pages().saturating_sub(within).max(1);
-                Ok(Target { page: entry.spa.wrapping_add(within), pages, shared: false })
-            }
+            Ok(entry) => Ok(Target::of(&entry, page)),
             Err(denied) => Err(self.denied(actor, gpa, access, denied)),
+        }
+    }
+
+    /// Memory of L1 that a leaf takes as an operand. Out of reach it is the host's turn, or #VE for a pending page.
+    pub(crate) fn memory_operand(&mut self, actor: Actor, gpa: u64, access: Access) -> Result<Target, Stopped> {
+        let violation = TdExit::EptViolation { level: actor.level, gpa, cause: EptCause::Operand };
+        let page = page_of(gpa & !self.shared_bit());
+        if gpa & self.shared_bit() != 0 {
+            let mapped = self.host.is_shared(page);
+            return mapped.then_some(Target { page, pages: 1, shared: true }).ok_or(Stopped::Td(violation));
+        }
+        match self.walk(0, page, 0) {
+            Ok(entry) => Ok(Target::of(&entry, page)),
+            Err(Denied::Pending) if !self.pending_ve_disable() => {
+                let qualification = access_bits(access.cause());
+                Err(self
+                    .raise_ve(actor, VeInfo { reason: reason::EPT_VIOLATION, qualification, gla: 0, gpa, length: 0 }))
+            }
+            Err(_) => Err(Stopped::Td(violation)),
         }
     }
 

@@ -43,8 +43,8 @@ impl Machine {
         if let Some(guest) = self.guest_mut(actor.vcpu, actor.level) {
             guest.state.set_regs(regs);
         }
-        if allowed && cpl == 0 && regs.rax == u64::from(leaf::VP_VMCALL) {
-            return self.vp_vmcall(actor, regs);
+        if allowed && cpl == 0 && regs.rax as u16 == leaf::VP_VMCALL {
+            return self.tdcall(actor, regs);
         }
         Err(Stopped::ToL1(L2Exit { cpl, ..L2Exit::instruction(reason::TDCALL, 4, Finish::Regs) }))
     }
@@ -120,7 +120,7 @@ impl Machine {
             return false;
         }
         let (half, index) = match number {
-            0x480..=0x493 => return true,
+            0x480..=0x492 => return true,
             0..=0x1fff => (0, number),
             0xc000_0000..=0xc000_1fff => (0x80, number & 0x1fff),
             _ => return true,

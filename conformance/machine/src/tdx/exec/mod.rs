@@ -4,6 +4,8 @@ mod access;
 mod instructions;
 mod memory_ops;
 
+pub(crate) use access::Access;
+
 use super::exit::{L2Exit, MEMORY_LENGTH};
 use super::status::{self, reason};
 use super::trace::{outcome_line, summary};

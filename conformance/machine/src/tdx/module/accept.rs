@@ -8,7 +8,7 @@ use crate::tdx::{EptCause, Machine, Regs, TdExit};
 use crate::{LARGE_PAGE_SIZE, PAGE_SIZE};
 
 impl Machine {
-    /// In this order: operands, busy, not mapped, size, blocked, accepted before.
+    /// In this order: operands, a walk that ends above the level, busy, size, blocked or not mapped, accepted before.
     pub(super) fn page_accept(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
         let (level, gpa) = (regs.rcx & 7, regs.rcx & PAGE_ADDRESS);
         let size = if level == 0 { PAGE_SIZE } else { LARGE_PAGE_SIZE };
@@ -16,12 +16,16 @@ impl Machine {
         if !known || !gpa.is_multiple_of(size) || !self.is_private(gpa) {
             return Err(Refused::operand(operand::RCX));
         }
-        self.busy(actor, operand::RCX)?;
         let page = page_of(gpa);
+        let found = self.sept.get(page).filter(|found| !(found.leaf.blocked && self.rule("BLOCKED")));
         let cause = EptCause::Accept { level: level as u8 };
-        let violation = Refused::Host(TdExit::EptViolation { level: 0, gpa, cause });
-        let large = level == 1;
-        if large && self.sept.is_split(page) {
+        let violation = TdExit::EptViolation { level: 0, gpa, cause };
+        let accepted = found.filter(|found| found.leaf.accepted);
+        if self.walk_ends_above(page, level) {
+            return Err(accepted.map_or(violation.into(), |found| self.accepted_before(found.large)));
+        }
+        self.busy(actor, operand::RCX)?;
+        if level == 1 && self.sept.is_split(page) {
             if self.rule("ACCEPT-SIZE") {
                 return Err(Refused::Status(PAGE_SIZE_MISMATCH | level));
             }
@@ -29,19 +33,16 @@ impl Machine {
             (page..page + crate::PAGES_PER_LARGE).for_each(|page| self.accept_leaf(page));
             return Ok(success(*regs));
         }
-        let Some(found) = self.sept.get(page) else { return Err(violation) };
-        if found.leaf.blocked && self.rule("BLOCKED") {
-            return Err(violation);
+        match (found, accepted) {
+            (None, _) => return Err(violation.into()),
+            (_, Some(found)) => return Err(self.accepted_before(found.large)),
+            _ => self.accept_leaf(page),
         }
-        if found.leaf.accepted {
-            let again = if self.rule("ACCEPT-AGAIN") { PAGE_ALREADY_ACCEPTED | u64::from(found.large) } else { 0 };
-            return Err(Refused::Status(again));
-        }
-        if found.large && !large {
-            return Err(violation);
-        }
-        self.accept_leaf(page);
         Ok(success(*regs))
+    }
+
+    fn accepted_before(&self, large: bool) -> Refused {
+        Refused::Status(if self.rule("ACCEPT-AGAIN") { PAGE_ALREADY_ACCEPTED | u64::from(large) } else { 0 })
     }
 
     /// A pending page becomes L1's, and the aliases of it usable.

@@ -29,16 +29,28 @@ fn page_word(found: &Found) -> u64 {
     (found.first * crate::PAGE_SIZE) | u64::from(found.large) | pending
 }
 
-/// W and PWA need R; nothing but R, W, Xs, Xu, VGP, PWA, SSS exists to be written.
-fn is_legal(asked: u16, new: u16) -> bool {
+/// RCX and RDX are 0 where a leaf fails with a status.
+fn cleared(regs: &Regs, refused: Refused) -> Refused {
+    match refused {
+        Refused::Status(rax) => Refused::Regs(Box::new(Regs { rax, rcx: 0, rdx: 0, ..*regs })),
+        other => other,
+    }
+}
+
+/// W and PWA need R. SVE and reserved bits are never set.
+fn is_legal(new: u16) -> bool {
     let needs_read = new & (attr::WRITE | attr::PAGING_WRITE) != 0;
-    asked & !(attr::MANAGED | attr::VALID) == 0 && (!needs_read || new & attr::READ != 0)
+    new & !(attr::MANAGED | attr::VALID) == 0 && (!needs_read || new & attr::READ != 0)
 }
 
 impl Machine {
     pub(super) fn attr_rd(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
+        self.try_attr_rd(actor, regs).map_err(|refused| cleared(regs, refused))
+    }
+
+    fn try_attr_rd(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
         let gpa = regs.rcx & PAGE_ADDRESS;
-        if regs.rcx & !(PAGE_ADDRESS | 7) != 0 || !self.is_private(gpa) {
+        if regs.rcx & !(PAGE_ADDRESS | 0xfff) != 0 || !self.is_private(gpa) {
             return Err(Refused::operand(operand::RCX));
         }
         self.busy(actor, operand::RCX)?;
@@ -46,17 +58,14 @@ impl Machine {
         Ok(success(Regs { rcx: page_word(&found), rdx: word(&found.leaf.aliases), ..*regs }))
     }
 
-    /// In this order: RCX, RDX, R8, busy, not mapped or of another size, blocked, legality, table pages. Then all VMs
-    /// at once.
+    /// In this order: RDX and R8 by VM, RCX, a walk that ends above the level, busy, size, not mapped or blocked; then
+    /// by VM legality and table page. Then all VMs at once.
     pub(super) fn attr_wr(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
-        let result = self.try_attr_wr(actor, regs);
-        match result {
-            Err(Refused::Status(rax)) => Err(Refused::Regs(Box::new(Regs { rax, rcx: 0, rdx: 0, ..*regs }))),
-            result => result,
-        }
+        self.try_attr_wr(actor, regs).map_err(|refused| cleared(regs, refused))
     }
 
     fn try_attr_wr(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
+        self.check_words(regs)?;
         let (level, gpa) = (regs.rcx & 7, regs.rcx & PAGE_ADDRESS);
         let pages = PAGES_PER_LARGE.pow(level.min(2) as u32);
         let page = page_of(gpa);
@@ -64,48 +73,55 @@ impl Machine {
         if !known || !page.is_multiple_of(pages) || !self.is_private(gpa) {
             return Err(Refused::operand(operand::RCX));
         }
-        self.check_words(regs)?;
-        self.busy(actor, operand::RCX)?;
-
         let cause = EptCause::AttrWrite { level: level as u8 };
-        let mismatch = Refused::Status(PAGE_SIZE_MISMATCH | level);
-        match self.sept.get(page) {
-            _ if level == 1 && self.sept.is_split(page) => return Err(mismatch),
-            Some(_) if level == 2 => return Err(mismatch),
-            None if level == 2 && self.sept.is_split(page) => return Err(mismatch),
-            Some(found) if found.large && level == 0 => {
-                return Err(TdExit::EptViolation { level: 0, gpa, cause }.into());
-            }
-            _ => {}
+        if self.walk_ends_above(page, level) {
+            return Err(TdExit::EptViolation { level: 0, gpa, cause }.into());
+        }
+        self.busy(actor, operand::RCX)?;
+        if level == 1 && self.sept.is_split(page) || level == 2 && self.sept.has_gib(page) {
+            return Err(Refused::Status(PAGE_SIZE_MISMATCH | level));
         }
         let found = self.usable_leaf(gpa, cause)?;
-
-        let mut aliases = found.leaf.aliases;
-        for (vm, alias) in (1..).zip(&mut aliases) {
-            let (asked, mask) = (part(regs.rdx, vm), part(regs.r8, vm) & attr::MANAGED);
-            if asked & attr::VALID == 0 {
-                continue;
-            }
-            let new = *alias & attr::MANAGED & !mask | asked & mask;
-            if self.rule("ATTR-LEGAL") && !is_legal(asked, new) {
-                let rdx = word(&found.leaf.aliases);
-                return Err(Refused::Regs(Box::new(Regs { rax: PAGE_ATTR_INVALID, rcx: 0, rdx, ..*regs })));
-            }
-            *alias = if new & attr::RIGHTS == 0 { 0 } else { new | attr::VALID };
+        let Change { aliases, answer, legal } = self.changed(actor, regs, &found.leaf)?;
+        if !legal {
+            return Err(Refused::Regs(Box::new(Regs { rax: PAGE_ATTR_INVALID, rcx: 0, rdx: answer, ..*regs })));
         }
-        for (vm, alias) in (1..).zip(aliases) {
-            if alias != 0 && found.leaf.alias(vm) == 0 {
-                self.need_table(actor, vm, level, gpa)?;
-            }
-        }
-
         self.sept.update(page, |leaf| leaf.aliases = aliases);
         self.oracle_aliases_changed(found.first, found.pages());
         for vm in self.vms().filter(|vm| part(regs.r8, *vm) & attr::VALID != 0) {
             self.invalidate(actor.vcpu, vm);
         }
-        let found = Found { leaf: Leaf { aliases, ..found.leaf }, ..found };
-        Ok(success(Regs { rcx: page_word(&found), rdx: word(&aliases), ..*regs }))
+        Ok(success(Regs { rcx: page_word(&found), rdx: answer, ..*regs }))
+    }
+
+    /// What ATTR.WR makes of the aliases of a leaf. Bits that R8 does not select keep their value, and are 0 in a fresh
+    /// alias; an alias without a right goes.
+    fn changed(&self, actor: Actor, regs: &Regs, leaf: &Leaf) -> Result<Change, Refused> {
+        let mut change = Change { aliases: leaf.aliases, answer: 0, legal: true };
+        let (level, gpa) = (regs.rcx & 7, regs.rcx & PAGE_ADDRESS);
+        for (vm, alias) in (1..).zip(&mut change.aliases) {
+            let (asked, mask) = (part(regs.rdx, vm), part(regs.r8, vm) | attr::VALID);
+            if asked & attr::VALID == 0 {
+                continue;
+            }
+            let now = *alias;
+            let new = now & !mask | asked & mask;
+            let answer = if new & attr::RIGHTS == 0 {
+                *alias = 0;
+                if now == 0 { asked } else { attr::VALID }
+            } else if self.rule("ATTR-LEGAL") && !is_legal(new) {
+                change.legal = false;
+                now
+            } else {
+                if now == 0 {
+                    self.need_table(actor, vm, level, gpa)?;
+                }
+                *alias = new;
+                new
+            };
+            change.answer |= u64::from(answer) << (16 * u32::from(vm));
+        }
+        Ok(change)
     }
 
     /// RDX and R8 name no VM that is not there, and RDX says nothing about a VM without VALID.
@@ -113,18 +129,22 @@ impl Machine {
         if !self.rule("ATTR-OPERANDS") {
             return Ok(());
         }
-        let there = |vm: u8| self.vms().contains(&vm);
-        let value_ok = |vm: u8| {
-            let asked = part(regs.rdx, vm);
-            asked == 0 || there(vm) && asked & attr::VALID != 0
-        };
-        if !(0..4).all(value_ok) {
-            return Err(Refused::operand(operand::RDX));
-        }
-        if !(0..4).all(|vm| part(regs.r8, vm) == 0 || there(vm)) {
-            return Err(Refused::operand(operand::R8));
+        for vm in 0..4 {
+            let (asked, mask) = (part(regs.rdx, vm), part(regs.r8, vm));
+            let there = self.vms().contains(&vm);
+            if asked != 0 && (!there || asked & attr::VALID == 0) {
+                return Err(Refused::operand(operand::RDX));
+            }
+            if mask != 0 && !there {
+                return Err(Refused::operand(operand::R8));
+            }
         }
         Ok(())
+    }
+
+    /// The walk to an entry of this level ends at one above it: a larger leaf, or none.
+    pub(super) fn walk_ends_above(&self, page: u64, level: u64) -> bool {
+        level == 0 && !self.sept.is_split(page)
     }
 
     /// The entry of a page, mapped and not blocked, else it is the host's turn.
@@ -151,4 +171,12 @@ impl Machine {
             guest.tlb.flush_all();
         }
     }
+}
+
+/// What TDG.MEM.PAGE.ATTR.WR is about to do.
+struct Change {
+    aliases: [u16; 3],
+    /// RDX: what the VMs have then that RDX named; one whose attributes would be illegal, what it has now.
+    answer: u64,
+    legal: bool,
 }

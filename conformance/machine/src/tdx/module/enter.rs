@@ -2,7 +2,7 @@
 
 use crate::nested::offset_of;
 use crate::tdx::exec::{Actor, Stopped};
-use crate::tdx::exit::{L2Exit, exit_regs};
+use crate::tdx::exit::{L2Exit, exit_regs, record_exit};
 use crate::tdx::guest_state::{ALIGN, GuestState, SIZE};
 use crate::tdx::status::{OPERAND_INVALID, PENDING_INTERRUPT, operand, reason};
 use crate::tdx::vcpu::{Inside, Now, Program};
@@ -49,11 +49,12 @@ impl Machine {
     fn switch_to(&mut self, actor: Actor, inside: Inside, state: GuestState) -> Result<Answer, Stopped> {
         let checked = self.rule("TDX-60");
         let Some(guest) = self.guest_mut(actor.vcpu, inside.vm) else { return Err(Stopped::Switched) };
+        guest.state = state;
         if checked && !guest.vmcs.can_enter(&state) {
             let exit = L2Exit::of(reason::ENTRY_FAIL_GUEST_STATE | reason::ENTRY_FAILED);
+            record_exit(guest, &exit);
             return Ok(Answer::Regs(exit_regs(guest, &exit)));
         }
-        guest.state = state;
         let resume = match &mut guest.program {
             Some(program) if program.retry == Some(state.rip) => Resume::Retry,
             Some(program) if program.done == Some(state.rip) => Resume::Complete(program.finish.answer(&state)),

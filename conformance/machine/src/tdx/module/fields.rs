@@ -20,32 +20,30 @@ const BITS_16: u64 = 0xffff;
 const BITS_32: u64 = 0xffff_ffff;
 const ALL: u64 = u64::MAX;
 
-/// One field of a table: the id of its first element, elements, bits to read and to write, and whether a selected bit
-/// outside of the latter must have its current value.
+/// One field of a table: the id of its first element, elements, bits to read and to write.
 pub(super) struct Row {
     pub(super) id: u64,
     count: u32,
     read: u64,
     write: u64,
-    strict: bool,
 }
 
 const fn fixed(id: u64, count: u32, read: u64) -> Row {
-    Row { id, count, read, write: 0, strict: false }
+    open(id, count, read, 0)
 }
 
-const fn open(id: u64, count: u32, read: u64, write: u64, strict: bool) -> Row {
-    Row { id, count, read, write, strict }
+const fn open(id: u64, count: u32, read: u64, write: u64) -> Row {
+    Row { id, count, read, write }
 }
 
 /// TDVPS fields outside of the VMCSs and bitmaps.
 pub(super) const VP: &[Row] = &[
     fixed(0xa020_0002_0000_0002, 1, BITS_32),
-    open(0xa020_0000_0000_0007, 1, BITS_8, BITS_8, false),
-    open(0xa020_0000_0000_0008, 1, BITS_8, BITS_8, false),
-    open(0xa020_0003_0000_0050, 4, ALL, 0x7, true),
-    open(0xa020_0003_0000_0058, 4, ALL, ALL, true),
-    open(0xa120_0000_0000_0000, 128, BITS_8, 0x3, false),
+    open(0xa020_0000_0000_0007, 1, BITS_8, BITS_8),
+    open(0xa020_0000_0000_0008, 1, BITS_8, BITS_8),
+    open(0xa020_0003_0000_0050, 4, ALL, 0x7),
+    open(0xa020_0003_0000_0058, 4, ALL, ALL),
+    open(0xa120_0000_0000_0000, 128, BITS_8, 0x3),
 ];
 
 /// TDCS fields.
@@ -58,9 +56,9 @@ pub(super) const VM: &[Row] = &[
     fixed(0x1110_0002_0000_0002, 1, BITS_32),
     fixed(0x1110_0000_0000_0003, 1, BITS_8),
     fixed(0x1110_0001_0000_000c, 1, BITS_16),
-    open(0x9110_0003_0000_0010, 1, 0x1, 0x1, false),
+    open(0x9110_0003_0000_0010, 1, 0x1, 0x1),
     fixed(0x1110_0003_0000_0016, 1, ALL),
-    open(0x1110_0003_0000_0017, 1, ALL, 0x1, true),
+    open(0x1110_0003_0000_0017, 1, ALL, 0x1),
     fixed(0x1310_0003_0000_0000, 6, ALL),
     fixed(0x1310_0003_0000_0010, 6, ALL),
     fixed(0x1310_0003_0000_0018, 6, ALL),
@@ -104,20 +102,20 @@ const OPEN: &[u32] = &[
     0x6402, 0x6404, 0x6406, 0x6408, 0x640a, 0x6802, 0x6806, 0x6808, 0x680a, 0x680c, 0x680e, 0x6810, 0x6812, 0x6814,
     0x6816, 0x6818, 0x681a, 0x681c, 0x681e, 0x6820, 0x6822, 0x6824, 0x6826, 0x6828, 0x682a, 0x682c,
 ];
-/// VMCS fields of which L1 reads or writes some bits: encoding, read, write, strict.
-const MASKED: &[(u32, u64, u64, bool)] = &[
-    (0x2012, ALL, 0xffff_ffff_ffff_f000, true),
-    (0x201a, 0xfff0_0000_0000_0fff, 0x80, true),
-    (0x2034, ALL, 0xe, true),
-    (0x2040, ALL, 0x000f_ffff_ffff_f018, false),
-    (0x2802, 0xffff_ffff_ffff_dfff, 0xffc7, true),
-    (0x2806, ALL, 0x501, false),
-    (0x4002, BITS_32, 0x48d9_9a04, true),
-    (0x4004, BITS_32, 0xfffb_ffff, false),
-    (0x4012, BITS_32, 0x200, false),
-    (0x401e, BITS_32, 0x0c51_3e0c, true),
-    (0x6800, ALL, 0x8005_001f, true),
-    (0x6804, ALL, 0x03ff_1fbf, true),
+/// VMCS fields of which L1 reads or writes some bits: encoding, read, write.
+const MASKED: &[(u32, u64, u64)] = &[
+    (0x2012, ALL, 0xffff_ffff_ffff_f000),
+    (0x201a, 0xfff0_0000_0000_0fff, 0x80),
+    (0x2034, ALL, 0xe),
+    (0x2040, ALL, 0x000f_ffff_ffff_f018),
+    (0x2802, 0xffff_ffff_ffff_dfff, 0xffc7),
+    (0x2806, ALL, 0x501),
+    (0x4002, BITS_32, 0x48d9_9a04),
+    (0x4004, BITS_32, 0xfffb_ffff),
+    (0x4012, BITS_32, 0x200),
+    (0x401e, BITS_32, 0x0c51_3e0c),
+    (0x6800, ALL, 0x8005_001f),
+    (0x6804, ALL, 0x03ff_1fbf),
 ];
 
 /// Where a field is.
@@ -137,15 +135,26 @@ pub(super) struct Field {
     pub(super) place: Place,
     pub(super) read: u64,
     pub(super) write: u64,
-    pub(super) strict: bool,
-    /// Id of the next field, all ones at the end.
+    /// Id of the next field that L1 reads, [`NO_FIELD`] at the end.
     pub(super) next: u64,
 }
 
+/// The id of no field. As an operand it asks for the first one.
+pub(super) const NO_FIELD: u64 = u64::MAX;
 /// Bits of an id that are 0: reserved ones, and the sequence that single accesses do not have.
-const ZERO: u64 = 0xff << 24 | 0x7ff_u64 << 34 | 0xf << 34 | 7 << 47 | 1 << 55 | 1 << 62;
-/// Bits of an id that a single access ignores: element size, stride, mask flag, context.
-const IGNORED: u64 = 3 << 32 | 1 << 50 | 1 << 51 | 7 << 52;
+const ZERO: u64 = 0xff << 24 | 0xf << 34 | 0x1ff << 38 | 7 << 47 | 1 << 55 | 1 << 62;
+/// CONTEXT_CODE of an id: the leaf says it already.
+const CONTEXT: u64 = 7 << 52;
+/// Class codes of VM 1 lie from here on, those of the next VM [`PER_VM`] higher: VMCS, MSR bitmaps, their shadow.
+const VM_CLASSES: u8 = 36;
+const PER_VM: u8 = 8;
+/// Words of the MSR bitmaps.
+const BITMAP_WORDS: u32 = 512;
+
+/// Whether an id asks for the first field.
+pub(super) fn asks_for_first(id: u64) -> bool {
+    id | CONTEXT == NO_FIELD
+}
 
 fn class_of(id: u64) -> u8 {
     (id >> 56 & 0x3f) as u8
@@ -155,83 +164,101 @@ fn code_of(id: u64) -> u32 {
     (id & 0xff_ffff) as u32
 }
 
-/// Finds a field of a table.
+/// Finds a field of a table. Class and code decide: element size, stride, mask flag, context and the bit for fields that
+/// are not architectural are ignored in a single access.
 pub(super) fn find(table: &[Row], id: u64) -> Result<Field, u64> {
     if id & ZERO != 0 {
         return Err(METADATA_FIELD_ID_INCORRECT);
     }
+    let (class, code) = (class_of(id), code_of(id));
     let index_in = |row: &Row| {
-        let index = (id & !IGNORED).checked_sub(row.id & !IGNORED)?;
-        (index < u64::from(row.count)).then_some(index)
+        let index = code.checked_sub(code_of(row.id))?;
+        (class == class_of(row.id) && index < row.count).then_some(index)
     };
     let (at, row, index) =
         (0..).zip(table).find_map(|(at, row)| Some((at, row, index_in(row)?))).ok_or(METADATA_FIELD_ID_INCORRECT)?;
     let next = match table.get(at + 1) {
-        _ if index + 1 < u64::from(row.count) => row.id + index + 1,
+        _ if index + 1 < row.count => row.id + u64::from(index) + 1,
         Some(next) => next.id,
-        None => u64::MAX,
+        None => NO_FIELD,
     };
-    let place = Place::Plain { class: class_of(id), code: code_of(id) };
-    Ok(Field { place, read: row.read, write: row.write, strict: row.strict, next })
+    Ok(Field { place: Place::Plain { class, code }, read: row.read, write: row.write, next })
 }
 
 /// Finds a vCPU field; `vms` is how many VMs there are.
 pub(super) fn find_vp(id: u64, vms: u8) -> Result<Field, u64> {
-    if id & ZERO != 0 || id >> 63 == 1 {
-        return find(VP, id);
-    }
     let (class, code) = (class_of(id), code_of(id));
-    let family = class.checked_sub(36).filter(|offset| offset / 8 < vms);
-    match (class, family) {
-        // TD VMCS, VAPIC, #VE information, registers, violation log, bitmap shadows: not open to L1.
-        (0..=2 | 16..=19 | 34, _) => Err(METADATA_FIELD_NOT_READABLE),
-        (_, Some(offset)) if offset % 8 == 2 => Err(METADATA_FIELD_NOT_READABLE),
-        (_, Some(offset)) if offset % 8 == 1 && code < 512 => {
-            let place = Place::MsrBitmap { vm: offset / 8 + 1, word: code as u16 };
-            let next = if code < 511 { id + 1 } else { u64::MAX };
-            Ok(Field { place, read: ALL, write: ALL, strict: false, next })
+    let offset = class.checked_sub(VM_CLASSES).filter(|offset| *offset < 3 * PER_VM);
+    let (Some(offset), 0) = (offset, id & ZERO) else {
+        return match class {
+            // TD VMCS, VAPIC, #VE information, registers, violation log: not open to L1.
+            0..=2 | 16..=19 | 34 if id & ZERO == 0 => Err(METADATA_FIELD_NOT_READABLE),
+            _ => find(VP, id).map(|field| match field.next {
+                NO_FIELD => Field { next: first_of(1, vms), ..field },
+                _ => field,
+            }),
+        };
+    };
+    let vm = offset / PER_VM + 1;
+    match offset % PER_VM {
+        _ if vm > vms => Err(METADATA_FIELD_ID_INCORRECT),
+        0 => {
+            let (read, write) = vmcs_masks(code).ok_or(METADATA_FIELD_ID_INCORRECT)?;
+            let next = next_encoding(code).map_or(id_of(class + 1, 3, 0), |next| vmcs_id(class, next));
+            Ok(Field { place: Place::Vmcs { vm, encoding: code }, read, write, next })
         }
-        (_, Some(offset)) if offset % 8 == 0 => {
-            let (read, write, strict) = vmcs_masks(code).ok_or(METADATA_FIELD_ID_INCORRECT)?;
-            let next = next_encoding(code).map_or(u64::MAX, |next| vmcs_id(class, next));
-            let place = Place::Vmcs { vm: offset / 8 + 1, encoding: code };
-            Ok(Field { place, read, write, strict, next })
+        1 if code < BITMAP_WORDS => {
+            let next = if code + 1 < BITMAP_WORDS { id_of(class, 3, code + 1) } else { first_of(vm + 1, vms) };
+            Ok(Field { place: Place::MsrBitmap { vm, word: code as u16 }, read: ALL, write: ALL, next })
         }
+        // The shadow of the bitmaps.
+        2 => Err(METADATA_FIELD_NOT_READABLE),
         _ => Err(METADATA_FIELD_ID_INCORRECT),
     }
 }
 
-fn vmcs_masks(encoding: u32) -> Option<(u64, u64, bool)> {
+/// The first field of a VM.
+fn first_of(vm: u8, vms: u8) -> u64 {
+    let encoding = next_encoding(0).filter(|_| vm <= vms);
+    encoding.map_or(NO_FIELD, |encoding| vmcs_id(VM_CLASSES + PER_VM * (vm - 1), encoding))
+}
+
+fn vmcs_masks(encoding: u32) -> Option<(u64, u64)> {
     let all = match encoding >> 13 & 3 {
         0 => BITS_16,
         2 => BITS_32,
         _ => ALL,
     };
     if OPEN.contains(&encoding) {
-        Some((all, all, false))
+        Some((all, all))
     } else if READ_ONLY.contains(&encoding) {
-        Some((all, 0, false))
+        Some((all, 0))
     } else if HIDDEN.contains(&encoding) {
-        Some((0, 0, false))
+        Some((0, 0))
     } else {
-        let found = MASKED.iter().find(|(known, ..)| *known == encoding)?;
-        Some((found.1, found.2, found.3))
+        let (_, read, write) = MASKED.iter().find(|(known, ..)| *known == encoding)?;
+        Some((*read, *write))
     }
 }
 
+/// The next VMCS field that L1 reads.
 fn next_encoding(after: u32) -> Option<u32> {
-    let plain = HIDDEN.iter().chain(READ_ONLY).chain(OPEN).copied();
+    let plain = READ_ONLY.iter().chain(OPEN).copied();
     plain.chain(MASKED.iter().map(|row| row.0)).filter(|encoding| *encoding > after).min()
 }
 
-/// Class, context 2 (vCPU), size code, encoding.
+/// Class, context 2 (vCPU), size code, field code.
+fn id_of(class: u8, size: u64, code: u32) -> u64 {
+    u64::from(class) << 56 | 2 << 52 | size << 32 | u64::from(code)
+}
+
 fn vmcs_id(class: u8, encoding: u32) -> u64 {
     let size = match encoding >> 13 & 3 {
         0 => 1,
         2 => 2,
         _ => 3,
     };
-    u64::from(class) << 56 | 2 << 52 | size << 32 | u64::from(encoding)
+    id_of(class, size, encoding)
 }
 
 #[cfg(test)]
@@ -262,13 +289,18 @@ mod tests {
     }
 
     #[test]
-    fn enumeration_ends() {
-        let mut id = vmcs_id(36, 0);
-        let mut count = 1;
-        while let Ok(Field { next, .. }) = find_vp(id, 1) {
-            id = next;
-            count += u32::from(id != u64::MAX);
+    fn enumeration_of_a_vcpu_goes_through_all_that_l1_reads_and_ends() {
+        let plain: u32 = VP.iter().map(|row| row.count).sum();
+        for vms in 0..4 {
+            let mut id = VP[0].id;
+            let mut count = 0;
+            while let Ok(Field { next, read, .. }) = find_vp(id, vms) {
+                assert_ne!(read, 0, "{id:#x}");
+                count += 1;
+                id = next;
+            }
+            let per_vm = (154 - HIDDEN.len()) as u32 + BITMAP_WORDS;
+            assert_eq!((count, id), (plain + u32::from(vms) * per_vm, NO_FIELD));
         }
-        assert_eq!((count, id), (154, u64::MAX));
     }
 }

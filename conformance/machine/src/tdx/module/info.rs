@@ -1,5 +1,7 @@
 //! TDG.VP.INFO, VP.VEINFO.GET, VP.CPUIDVE.SET.
 
+use alloc::boxed::Box;
+
 use super::{Refused, success};
 use crate::tdx::exec::Actor;
 use crate::tdx::module::fields::{CPUID_SUPERVISOR_VE, CPUID_USER_VE};
@@ -24,7 +26,10 @@ impl Machine {
     /// Reading clears (ve_info.csv).
     pub(super) fn veinfo_get(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
         let ve = self.vcpu_mut(actor.vcpu).and_then(|state| state.ve.take());
-        let Some(ve) = ve else { return Err(Refused::Status(NO_VALID_VE_INFO)) };
+        let Some(ve) = ve else {
+            let none = Regs { rax: NO_VALID_VE_INFO, rcx: 0, rdx: 0, r8: 0, r9: 0, r10: 0, ..*regs };
+            return Err(Refused::Regs(Box::new(none)));
+        };
         let (rcx, r10) = (u64::from(ve.reason), u64::from(ve.length));
         Ok(success(Regs { rcx, rdx: ve.qualification, r8: ve.gla, r9: ve.gpa, r10, ..*regs }))
     }

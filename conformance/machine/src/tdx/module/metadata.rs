@@ -1,43 +1,102 @@
 //! TDG.VP.RD, VP.WR, VM.RD, VM.WR and SYS.RD.
 
+use alloc::boxed::Box;
+
 use super::fields::{self, Field, L2_CTLS, Place, TSC_DEADLINE};
 use super::{Refused, success};
 use crate::Vcpu;
 use crate::tdx::exec::Actor;
+use crate::tdx::sept::attr;
 use crate::tdx::status::{
-    METADATA_FIELD_CURRENTLY_NOT_WRITABLE, METADATA_FIELD_ID_INCORRECT, METADATA_FIELD_NOT_READABLE,
-    METADATA_FIELD_NOT_WRITABLE, METADATA_FIELD_VALUE_NOT_VALID, METADATA_WR_MASK_NOT_VALID, operand,
+    METADATA_FIELD_ID_INCORRECT, METADATA_FIELD_NOT_READABLE, METADATA_FIELD_NOT_WRITABLE,
+    METADATA_FIELD_VALUE_NOT_VALID, METADATA_FIRST_FIELD_ID_IN_CONTEXT, OPERAND_INVALID, operand,
 };
 use crate::tdx::vmcs::field;
 use crate::tdx::{FLEXIBLE_PENDING_VE, Machine, NO_RBP_MOD, Regs};
 
-/// The first id was asked for (completion_status.csv).
-const METADATA_FIRST_FIELD_ID_IN_CONTEXT: u64 = 0x0000_0c0b_0000_0000;
 /// TDX_FEATURES0: VP.RD and VP.WR, local attestation. TD partitioning is bit 7.
 const FEATURES: u64 = 1 << 3 | 1 << 8;
 const FEATURE_PARTITIONING: u64 = 1 << 7;
 
+/// CR4 bits that L1 may write only if the TD has the feature: key locker, PKE, CET, PKS, UINTR. This TD may have PKS.
+const CR4_FEATURES: u64 = 1 << 19 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25;
+const CR4_PKS: u64 = 1 << 24;
+/// ATTRIBUTES: PKS.
+const ATTRIBUTE_PKS: u64 = 1 << 30;
+
+/// Which registers a reading leaf gives back beside RAX when it fails.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// R8 = 0.
+    Value,
+    /// R8 = 0, and no next field in RDX.
+    ValueAndNext,
+}
+
 impl Machine {
     pub(super) fn vp_rd(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
-        let field = self.vp_field(regs)?;
-        if field.read == 0 {
-            return Err(Refused::Status(METADATA_FIELD_NOT_READABLE));
-        }
-        let value = self.vp_value(actor.vcpu, field.place);
-        Ok(success(Regs { rdx: field.next, r8: value & field.read, ..*regs }))
+        self.read_field(regs, Reading::ValueAndNext, fields::VP, |machine| {
+            let field = machine.vp_field(regs)?;
+            Ok((field, machine.vp_value(actor.vcpu, field.place)))
+        })
     }
 
     pub(super) fn vp_wr(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
-        let field = self.vp_field(regs).map_err(|refused| match refused {
-            Refused::Status(METADATA_FIELD_NOT_READABLE) => Refused::Status(METADATA_FIELD_NOT_WRITABLE),
+        self.try_vp_wr(actor, regs).map_err(|status| failed(regs, Reading::Value, status))
+    }
+
+    pub(super) fn vm_rd(&mut self, regs: &Regs) -> Result<Regs, Refused> {
+        let enumerates = regs.rax >> 16 & 0xff == 1;
+        let reading = if enumerates { Reading::ValueAndNext } else { Reading::Value };
+        self.read_field(regs, reading, fields::VM, |machine| {
+            let field = vm_field(regs)?;
+            Ok((field, machine.vm_value(field.place)))
+        })
+    }
+
+    pub(super) fn vm_wr(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
+        self.try_vm_wr(actor, regs).map_err(|status| failed(regs, Reading::Value, status))
+    }
+
+    pub(super) fn sys_rd(&mut self, regs: &Regs) -> Result<Regs, Refused> {
+        self.read_field(regs, Reading::ValueAndNext, fields::SYS, |machine| {
+            let field = fields::find(fields::SYS, regs.rdx)?;
+            Ok((field, machine.sys_value(field.place)))
+        })
+    }
+
+    /// Reads the field that `find` finds, or names the first one of a table.
+    fn read_field(
+        &self,
+        regs: &Regs,
+        reading: Reading,
+        table: &[fields::Row],
+        find: impl FnOnce(&Self) -> Result<(Field, u64), u64>,
+    ) -> Result<Regs, Refused> {
+        let enumerates = reading == Reading::ValueAndNext;
+        match find(self) {
+            Err(METADATA_FIELD_ID_INCORRECT) if enumerates && fields::asks_for_first(regs.rdx) => {
+                let rdx = table.first().map_or(fields::NO_FIELD, |row| row.id);
+                Ok(Regs { rax: METADATA_FIRST_FIELD_ID_IN_CONTEXT, rdx, r8: 0, ..*regs })
+            }
+            Ok((field, value)) if field.read != 0 => {
+                let rdx = if enumerates { field.next } else { regs.rdx };
+                Ok(success(Regs { rdx, r8: value & field.read, ..*regs }))
+            }
+            Ok(_) => Err(failed(regs, reading, METADATA_FIELD_NOT_READABLE)),
+            Err(status) => Err(failed(regs, reading, status)),
+        }
+    }
+
+    fn try_vp_wr(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, u64> {
+        let field = self.vp_field(regs).map_err(|status| match status {
+            METADATA_FIELD_NOT_READABLE => METADATA_FIELD_NOT_WRITABLE,
             other => other,
         })?;
         let old = self.vp_value(actor.vcpu, field.place);
         let new = self.written(&field, old, regs)?;
+        self.check_value(field.place, new)?;
         match field.place {
-            Place::Vmcs { encoding: field::VIRTUAL_APIC, .. } if !self.is_private(new) => {
-                return Err(Refused::Status(METADATA_FIELD_VALUE_NOT_VALID));
-            }
             Place::Vmcs { vm, encoding } => {
                 if let Some(guest) = self.guest_mut(actor.vcpu, vm) {
                     guest.has_vapic |= encoding == field::VIRTUAL_APIC;
@@ -49,8 +108,6 @@ impl Machine {
                     guest.msr_bitmap.insert(word, new);
                 }
             }
-            // VM 0 has no controls of this kind.
-            Place::Plain { class: 32, code: 0x50 } => return Err(Refused::Status(METADATA_FIELD_NOT_WRITABLE)),
             Place::Plain { class, code } => {
                 if let Some(state) = self.vcpu_mut(actor.vcpu) {
                     state.fields.insert((class, code), new);
@@ -60,83 +117,73 @@ impl Machine {
         Ok(success(Regs { r8: old & field.read, ..*regs }))
     }
 
-    pub(super) fn vm_rd(&mut self, regs: &Regs) -> Result<Regs, Refused> {
-        let enumerates = regs.rax >> 16 & 0xff == 1;
-        if regs.rcx != 0 {
-            return Err(Refused::operand(operand::RCX));
-        }
-        if enumerates && regs.rdx == u64::MAX {
-            let first = fields::VM.first().map_or(u64::MAX, |row| row.id);
-            return Ok(Regs { rax: METADATA_FIRST_FIELD_ID_IN_CONTEXT, rdx: first, r8: 0, ..*regs });
-        }
-        let field = fields::find(fields::VM, regs.rdx).map_err(Refused::Status)?;
-        let rdx = if enumerates { field.next } else { regs.rdx };
-        Ok(success(Regs { rdx, r8: self.vm_value(field.place) & field.read, ..*regs }))
+    /// What a field demands of its value beyond the masks.
+    fn check_value(&self, place: Place, new: u64) -> Result<(), u64> {
+        let pks = if self.config.attributes & ATTRIBUTE_PKS != 0 { CR4_PKS } else { 0 };
+        let valid = match place {
+            Place::Vmcs { encoding: field::VIRTUAL_APIC, .. } => self.is_private(new),
+            Place::Vmcs { encoding: field::CR4, .. } if self.rule("TDX-56") => new & CR4_FEATURES & !pks == 0,
+            // Too far in the future (TDX-46).
+            Place::Plain { class, code } if self.vms().any(|vm| (class, code) == of_vm(TSC_DEADLINE, vm)) => {
+                let ahead = new.saturating_sub(self.virtual_tsc());
+                return if new != u64::MAX && ahead >> 63 != 0 { Err(OPERAND_INVALID) } else { Ok(()) };
+            }
+            _ => true,
+        };
+        if valid { Ok(()) } else { Err(METADATA_FIELD_VALUE_NOT_VALID) }
     }
 
-    pub(super) fn vm_wr(&mut self, regs: &Regs) -> Result<Regs, Refused> {
-        if regs.rcx != 0 {
-            return Err(Refused::operand(operand::RCX));
-        }
-        let field = fields::find(fields::VM, regs.rdx).map_err(Refused::Status)?;
+    fn try_vm_wr(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, u64> {
+        let field = vm_field(regs)?;
         let old = self.vm_value(field.place);
         let new = self.written(&field, old, regs)?;
+        let flexible = self.config.config_flags & FLEXIBLE_PENDING_VE != 0;
+        match field.place {
+            // L1 may not change PENDING_VE_DISABLE of this TD.
+            Place::Plain { class: 17, code: 0x17 } if new != old && !flexible => {
+                return Err(METADATA_FIELD_VALUE_NOT_VALID);
+            }
+            _ => {}
+        }
+        self.busy(actor, operand::METADATA_FIELD)?;
         match field.place {
             Place::Plain { class: 17, code: 0x10 } => self.td.notify_enables = new,
-            Place::Plain { class: 17, code: 0x17 } if self.config.config_flags & FLEXIBLE_PENDING_VE != 0 => {
-                self.td.td_ctls = new;
-            }
-            _ => return Err(Refused::Status(METADATA_FIELD_CURRENTLY_NOT_WRITABLE)),
+            _ => self.td.td_ctls = new,
         }
         Ok(success(Regs { r8: old & field.read, ..*regs }))
     }
 
-    pub(super) fn sys_rd(&mut self, regs: &Regs) -> Result<Regs, Refused> {
-        let field = fields::find(fields::SYS, regs.rdx).map_err(Refused::Status)?;
-        let value = match field.place {
+    fn vp_field(&self, regs: &Regs) -> Result<Field, u64> {
+        if regs.rcx != 0 {
+            return Err(OPERAND_INVALID | operand::RCX);
+        }
+        fields::find_vp(regs.rdx, self.config.l2_vms)
+    }
+
+    /// The value after a write: bits of R9 that are L1's. What R9 selects and is not L1's must not change.
+    fn written(&self, field: &Field, old: u64, regs: &Regs) -> Result<u64, u64> {
+        let mut mask = regs.r9 & field.write;
+        if mask == 0 {
+            return Err(METADATA_FIELD_NOT_WRITABLE);
+        }
+        if !self.rule("TDX-56") {
+            mask = regs.r9;
+        } else if (old ^ regs.r8) & regs.r9 & !field.write != 0 {
+            return Err(METADATA_FIELD_VALUE_NOT_VALID);
+        }
+        Ok(old & !mask | regs.r8 & mask)
+    }
+
+    fn sys_value(&self, place: Place) -> u64 {
+        match place {
             Place::Plain { class: 8, code } => [0x8086, 0, 0, 5, 1].get(code as usize).copied().unwrap_or(0),
             Place::Plain { class: 10, code: 1 } => 1,
             Place::Plain { class: 10, code: 8 } => {
                 FEATURES | if self.config.partitioning { FEATURE_PARTITIONING } else { 0 }
             }
-            Place::Plain { class: 34, .. } => 0x807f,
+            Place::Plain { class: 34, .. } => u64::from(attr::VALID | attr::MANAGED),
             _ => 0,
-        };
-        Ok(success(Regs { rdx: field.next, r8: value & field.read, ..*regs }))
-    }
-
-    fn vp_field(&self, regs: &Regs) -> Result<Field, Refused> {
-        if regs.rcx != 0 {
-            return Err(Refused::operand(operand::RCX));
         }
-        let field = fields::find_vp(regs.rdx, self.config.l2_vms).map_err(Refused::Status)?;
-        // Elements of VMs that are not there.
-        if let Place::Plain { class: 32, code } = field.place {
-            let vm =
-                [L2_CTLS, TSC_DEADLINE].iter().find_map(|(_, first)| code.checked_sub(*first).filter(|vm| *vm < 4));
-            if vm.is_some_and(|vm| vm > u32::from(self.config.l2_vms)) {
-                return Err(Refused::Status(METADATA_FIELD_ID_INCORRECT));
-            }
-        }
-        Ok(field)
-    }
-
-    /// The value after a write: bits of R9 that are L1's. What is not L1's to write is dropped, or, in a strict field,
-    /// must not change.
-    fn written(&self, field: &Field, old: u64, regs: &Regs) -> Result<u64, Refused> {
-        if field.write == 0 {
-            return Err(Refused::Status(METADATA_FIELD_NOT_WRITABLE));
-        }
-        let mut mask = regs.r9 & field.write;
-        if mask == 0 {
-            return Err(Refused::Status(METADATA_WR_MASK_NOT_VALID));
-        }
-        if !self.rule("TDX-56") {
-            mask = regs.r9;
-        } else if field.strict && (old ^ regs.r8) & regs.r9 & !field.write != 0 {
-            return Err(Refused::Status(METADATA_FIELD_VALUE_NOT_VALID));
-        }
-        Ok(old & !mask | regs.r8 & mask)
     }
 
     fn vp_value(&self, vcpu: Vcpu, place: Place) -> u64 {
@@ -150,8 +197,7 @@ impl Machine {
 
     /// A plain TDVPS field by class and code.
     pub(crate) fn vp_plain(&self, vcpu: Vcpu, at: (u8, u32)) -> u64 {
-        let deadline = at.0 == TSC_DEADLINE.0 && at.1.wrapping_sub(TSC_DEADLINE.1) < 4;
-        let start = if deadline { u64::MAX } else { 0 };
+        let start = if (0..4).any(|vm| at == of_vm(TSC_DEADLINE, vm)) { u64::MAX } else { 0 };
         self.vcpu(vcpu).and_then(|state| state.fields.get(&at)).copied().unwrap_or(start)
     }
 
@@ -162,7 +208,7 @@ impl Machine {
 
     /// L2_CTLS of a VM.
     pub(crate) fn l2_ctls(&self, vcpu: Vcpu, vm: u8) -> u64 {
-        self.vp_plain(vcpu, (L2_CTLS.0, L2_CTLS.1 + u32::from(vm)))
+        self.vp_plain(vcpu, of_vm(L2_CTLS, vm))
     }
 
     fn vm_value(&self, place: Place) -> u64 {
@@ -198,4 +244,22 @@ impl Machine {
     pub(crate) fn pending_ve_disable(&self) -> bool {
         self.td.td_ctls & 1 != 0
     }
+}
+
+/// The registers of a leaf that names no field, or one that cannot be accessed so.
+fn failed(regs: &Regs, reading: Reading, rax: u64) -> Refused {
+    let rdx = if reading == Reading::ValueAndNext { fields::NO_FIELD } else { regs.rdx };
+    Refused::Regs(Box::new(Regs { rax, rdx, r8: 0, ..*regs }))
+}
+
+fn vm_field(regs: &Regs) -> Result<Field, u64> {
+    if regs.rcx != 0 {
+        return Err(OPERAND_INVALID | operand::RCX);
+    }
+    fields::find(fields::VM, regs.rdx)
+}
+
+/// The element of a VM in an array of one for each.
+pub(crate) fn of_vm(array: (u8, u32), vm: u8) -> (u8, u32) {
+    (array.0, array.1 + u32::from(vm))
 }

@@ -29,8 +29,8 @@ pub(crate) enum Refused {
     Status(u64),
     /// With these registers.
     Regs(alloc::boxed::Box<Regs>),
-    /// It needs the host and is executed again.
-    Host(TdExit),
+    /// It goes on without a status: to the host, or with an exception.
+    Stopped(Stopped),
 }
 
 impl Refused {
@@ -40,9 +40,21 @@ impl Refused {
     }
 }
 
+impl From<u64> for Refused {
+    fn from(status: u64) -> Self {
+        Self::Status(status)
+    }
+}
+
 impl From<TdExit> for Refused {
     fn from(exit: TdExit) -> Self {
-        Self::Host(exit)
+        Self::Stopped(Stopped::Td(exit))
+    }
+}
+
+impl From<Stopped> for Refused {
+    fn from(stopped: Stopped) -> Self {
+        Self::Stopped(stopped)
     }
 }
 
@@ -67,22 +79,22 @@ impl Machine {
             leaf::VP_CPUIDVE_SET => self.cpuidve_set(actor, regs),
             leaf::MEM_PAGE_ACCEPT => self.page_accept(actor, regs),
             leaf::VM_RD => self.vm_rd(regs),
-            leaf::VM_WR => self.vm_wr(regs),
+            leaf::VM_WR => self.vm_wr(actor, regs),
             leaf::VP_RD => self.vp_rd(actor, regs),
             leaf::VP_WR => self.vp_wr(actor, regs),
             leaf::SYS_RD => self.sys_rd(regs),
-            leaf::MR_VERIFYREPORT => self.verify_report(regs),
+            leaf::MR_VERIFYREPORT => self.verify_report(actor, regs),
             leaf::MEM_PAGE_ATTR_RD => self.attr_rd(actor, regs),
             leaf::MEM_PAGE_ATTR_WR => self.attr_wr(actor, regs),
             leaf::VP_INVEPT => self.invept(actor, regs),
-            leaf::VP_INVVPID => self.invvpid(regs),
+            leaf::VP_INVVPID => self.invvpid(actor, regs),
             _ => Err(Refused::operand(operand::RAX)),
         };
         match result {
             Ok(out) => Ok(Answer::Regs(out)),
             Err(Refused::Status(rax)) => Ok(Answer::Regs(Regs { rax, ..*regs })),
             Err(Refused::Regs(out)) => Ok(Answer::Regs(*out)),
-            Err(Refused::Host(exit)) => Err(Stopped::Td(exit)),
+            Err(Refused::Stopped(stopped)) => Err(stopped),
         }
     }
 
@@ -97,7 +109,8 @@ impl Machine {
         }
     }
 
-    /// The system page of private memory that a leaf uses: accepted and not blocked, else it is the host's turn.
+    /// The system page of the register or virtual-APIC page of an L2: accepted and not blocked, else it is the host's
+    /// turn.
     pub(crate) fn operand_page(&self, gpa: u64) -> Result<u64, TdExit> {
         let page = page_of(gpa);
         let usable = |accepted: bool, blocked: bool| accepted && !(blocked && self.rule("BLOCKED"));
@@ -108,8 +121,8 @@ impl Machine {
     }
 
     /// Whether a leaf finds its operand busy now: a lock that the host holds.
-    pub(crate) fn busy(&mut self, actor: Actor, id: u64) -> Result<(), Refused> {
-        if self.host_holds_lock(actor.vcpu) { Err(Refused::Status(status::OPERAND_BUSY | id)) } else { Ok(()) }
+    pub(crate) fn busy(&mut self, actor: Actor, id: u64) -> Result<(), u64> {
+        if self.host_holds_lock(actor.vcpu) { Err(status::OPERAND_BUSY | id) } else { Ok(()) }
     }
 }
 

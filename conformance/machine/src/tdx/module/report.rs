@@ -6,11 +6,11 @@ use alloc::boxed::Box;
 
 use super::hash::{hmac_sha256, report_key, sha384};
 use super::{Refused, success};
-use crate::nested::{offset_of, page_of};
-use crate::tdx::exec::Actor;
+use crate::nested::offset_of;
+use crate::tdx::exec::{Access, Actor, Stopped};
 use crate::tdx::machine::Measurement;
 use crate::tdx::status::{INVALID_CPUSVN, INVALID_REPORTMACSTRUCT, operand};
-use crate::tdx::{EptCause, Machine, Regs, TdExit};
+use crate::tdx::{Machine, Regs};
 
 /// Bytes of a report.
 const REPORT: usize = 1024;
@@ -83,51 +83,61 @@ impl Machine {
             && hash(at::TEE_INFO_HASH, &report[at::TDINFO..])
     }
 
+    /// In this order: alignments, REPORTDATA, subtype, busy, memory for the report.
     pub(super) fn mr_report(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
-        if !regs.rcx.is_multiple_of(REPORT as u64) || !self.is_address(regs.rcx) {
+        if !regs.rcx.is_multiple_of(REPORT as u64) {
             return Err(Refused::operand(operand::RCX));
         }
         if !regs.rdx.is_multiple_of(64) || !self.is_address(regs.rdx) {
             return Err(Refused::operand(operand::RDX));
         }
+        let mut data = [0; 64];
+        self.read_operand(actor, regs.rdx, &mut data)?;
         if regs.r8 != 0 {
             return Err(Refused::operand(operand::R8));
         }
-        self.busy(actor, operand::RCX)?;
-        let mut data = [0; 64];
-        self.read_operand(regs.rdx, &mut data)?;
+        self.busy(actor, operand::RTMR)?;
+        if !self.is_address(regs.rcx) {
+            return Err(Refused::operand(operand::RCX));
+        }
         let report = self.report(&data);
-        self.write_operand(regs.rcx, &report[..])?;
+        let target = self.memory_operand(actor, regs.rcx, Access::Write)?;
+        if target.shared {
+            self.shared.write(target.page, offset_of(regs.rcx), &report[..]);
+        } else {
+            self.private.write(target.page, offset_of(regs.rcx), &report[..]);
+            self.oracle_module_wrote(regs.rcx, REPORT);
+        }
         Ok(success(*regs))
     }
 
-    pub(super) fn verify_report(&mut self, regs: &Regs) -> Result<Regs, Refused> {
+    pub(super) fn verify_report(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
         if !regs.rcx.is_multiple_of(MAC_STRUCT as u64) || !self.is_private(regs.rcx) {
             return Err(Refused::operand(operand::RCX));
         }
         let mut structure = [0; MAC_STRUCT];
-        self.read_operand(regs.rcx, &mut structure)?;
+        self.read_operand(actor, regs.rcx, &mut structure)?;
         if structure[at::CPUSVN..at::TEE_TCB_INFO_HASH] != CPUSVN {
-            return Err(Refused::Status(INVALID_CPUSVN));
+            return Err(INVALID_CPUSVN.into());
         }
         let mac = hmac_sha256(&report_key(self.config.seed), &structure[..at::MAC]);
         if self.rule("REPORT-MAC") && (structure[at::MAC..] != mac || structure[0] != TYPE_TDX) {
-            return Err(Refused::Status(INVALID_REPORTMACSTRUCT));
+            return Err(INVALID_REPORTMACSTRUCT.into());
         }
         Ok(success(*regs))
     }
 
-    /// New value = SHA384(old || value).
+    /// New value = SHA384(old || value). In this order: address, value, index, busy.
     pub(super) fn rtmr_extend(&mut self, actor: Actor, regs: &Regs) -> Result<Regs, Refused> {
         if !regs.rcx.is_multiple_of(64) || !self.is_private(regs.rcx) {
             return Err(Refused::operand(operand::RCX));
         }
+        let mut value = [0; 48];
+        self.read_operand(actor, regs.rcx, &mut value)?;
         if regs.rdx > 3 {
             return Err(Refused::operand(operand::RDX));
         }
         self.busy(actor, operand::RTMR)?;
-        let mut value = [0; 48];
-        self.read_operand(regs.rcx, &mut value)?;
         if let Some(rtmr) = self.td.rtmr.get_mut(regs.rdx as usize) {
             *rtmr = Measurement(sha384(&[&rtmr.0, &value]));
         }
@@ -140,32 +150,10 @@ impl Machine {
     }
 
     /// Reads memory of L1 that an operand names; it crosses no page.
-    fn read_operand(&self, gpa: u64, out: &mut [u8]) -> Result<(), TdExit> {
-        if self.is_private(gpa) {
-            let page = self.operand_page(gpa)?;
-            self.private.read(page, offset_of(gpa), out);
-        } else {
-            let page = self.shared_operand(gpa)?;
-            self.shared.read(page, offset_of(gpa), out);
-        }
+    fn read_operand(&mut self, actor: Actor, gpa: u64, out: &mut [u8]) -> Result<(), Stopped> {
+        let target = self.memory_operand(actor, gpa, Access::Read)?;
+        let memory = if target.shared { &self.shared } else { &self.private };
+        memory.read(target.page, offset_of(gpa), out);
         Ok(())
-    }
-
-    fn write_operand(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), TdExit> {
-        if self.is_private(gpa) {
-            let page = self.operand_page(gpa)?;
-            self.private.write(page, offset_of(gpa), bytes);
-            self.oracle_module_wrote(gpa, bytes.len());
-        } else {
-            let page = self.shared_operand(gpa)?;
-            self.shared.write(page, offset_of(gpa), bytes);
-        }
-        Ok(())
-    }
-
-    fn shared_operand(&self, gpa: u64) -> Result<u64, TdExit> {
-        let page = page_of(gpa & !self.shared_bit());
-        let mapped = self.host.is_shared(page);
-        mapped.then_some(page).ok_or(TdExit::EptViolation { level: 0, gpa, cause: EptCause::Operand })
     }
 }

@@ -107,8 +107,10 @@ fn tdx_60_an_l2_with_bad_state_does_not_run() {
     let mut m = machine();
     prepare(&mut m, 1);
     set_register(&mut m, 1, 0x80, 0);
+    set_register(&mut m, 1, 0x28, 0x77);
     let Outcome::Done(Answer::Regs(regs)) = l1(&mut m, enter_op(1, 0)) else { panic!("L1 goes on") };
-    assert_eq!(regs.rax, 0x8000_0021);
+    assert_eq!((regs.rax, regs.rbp), (0x8000_0021, 0x77));
+    assert_eq!(m.vmcs_field(CPU0, 1, 0x4402), Some(0x8000_0021));
     assert_eq!((m.counters(CPU0, 1).entered, register(&m, 1, 0x88)), (0, L2_ENTRY));
     set_register(&mut m, 1, 0x80, 2);
     assert!(matches!(enter(&mut m, 1).resume, Resume::Start { .. }));

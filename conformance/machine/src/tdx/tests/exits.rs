@@ -161,6 +161,10 @@ fn tdx_52_with_enable_tdvmcall_leaf_0_goes_to_the_host() {
     let Outcome::Done(Answer::Regs(regs)) = on(&mut m, CPU0, op.clone()) else { panic!("the host answers") };
     assert_eq!((regs.rax, regs.r10), (0, 0x8000_0000_0000_0003));
     assert_eq!(m.counters(CPU0, 1).td_exits, 1);
+    // The leaf alone decides; a version that does not exist is refused.
+    let version = Op::Tdcall(Regs { rax: 1 << 16, rcx: 0xff00, ..NONE });
+    let Outcome::Done(Answer::Regs(regs)) = on(&mut m, CPU0, version) else { panic!("the module answers") };
+    assert_eq!(regs.rax, 0xc000_0100_0000_0000);
     // Another leaf goes to L1, and the host may route the call there too.
     assert_eq!(exit_with(&mut m, Op::Tdcall(Regs { rax: 1, ..NONE })).rax, 77);
     enter(&mut m, 1);

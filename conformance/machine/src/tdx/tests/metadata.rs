@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::tdx::FLEXIBLE_PENDING_VE;
+use crate::tdx::host::Policy;
 use crate::tdx::status::{
-    METADATA_FIELD_CURRENTLY_NOT_WRITABLE, METADATA_FIELD_ID_INCORRECT, METADATA_FIELD_NOT_READABLE,
-    METADATA_FIELD_NOT_WRITABLE, METADATA_FIELD_VALUE_NOT_VALID, METADATA_WR_MASK_NOT_VALID, OPERAND_INVALID,
+    METADATA_FIELD_ID_INCORRECT, METADATA_FIELD_NOT_READABLE, METADATA_FIELD_NOT_WRITABLE,
+    METADATA_FIELD_VALUE_NOT_VALID, METADATA_FIRST_FIELD_ID_IN_CONTEXT, OPERAND_BUSY, OPERAND_INVALID,
 };
 
 fn rd(m: &mut Machine, number: u16, id: u64) -> Regs {
@@ -60,21 +61,23 @@ fn unknown_ids_are_incorrect_and_closed_fields_are_closed() {
         vmcs(1, 0x681e) | 1 << 47,
         vmcs(1, 0x681e) | 1 << 55,
         vmcs(1, 0x681e) | 1 << 62,
-        vmcs(1, 0x681e) | 1 << 63,
-        L2_CTLS + 2,
-        L2_CTLS & !(1 << 63),
+        L2_CTLS + 4,
         0x3f << 56,
     ] {
-        assert_eq!(rd(&mut m, leaf::VP_RD, id).rax, METADATA_FIELD_ID_INCORRECT, "{id:#x}");
-        assert_eq!(vp_wr(&mut m, id, 0, 1).rax, METADATA_FIELD_ID_INCORRECT, "{id:#x}");
+        let read = rd(&mut m, leaf::VP_RD, id);
+        assert_eq!((read.rax, read.rdx, read.r8), (METADATA_FIELD_ID_INCORRECT, u64::MAX, 0), "{id:#x}");
+        let written = vp_wr(&mut m, id, 5, 1);
+        assert_eq!((written.rax, written.rdx, written.r8), (METADATA_FIELD_ID_INCORRECT, id, 0), "{id:#x}");
     }
-    // Element size, stride and context are ignored in a single access.
-    assert_eq!(rd(&mut m, leaf::VP_RD, vmcs(1, 0x681e) | 3 << 32 | 1 << 50 | 2 << 52).rax, 0);
+    // Element size, stride, context and the bit for fields that are not architectural are ignored in a single access.
+    assert_eq!(rd(&mut m, leaf::VP_RD, vmcs(1, 0x681e) | 3 << 32 | 1 << 50 | 2 << 52 | 1 << 63).rax, 0);
+    assert_eq!(rd(&mut m, leaf::VP_RD, L2_CTLS & !(1 << 63)).rax, 0);
+    assert_eq!(value(&mut m, leaf::VM_RD, 0x9110_0003_0000_0016), value(&mut m, leaf::VM_RD, 0x1110_0003_0000_0016));
     for hidden in [vmcs(1, 0x2010), vmcs(1, 0x203c), 0, 0x1000_0000_0000_0000, 38 << 56] {
         assert_eq!(rd(&mut m, leaf::VP_RD, hidden).rax, METADATA_FIELD_NOT_READABLE, "{hidden:#x}");
         assert_eq!(vp_wr(&mut m, hidden, 0, 1).rax, METADATA_FIELD_NOT_WRITABLE, "{hidden:#x}");
     }
-    for id in [0x9110_0003_0000_0012, 1 << 62, 0x9110_0003_0000_0016] {
+    for id in [0x9110_0003_0000_0012, 1 << 62] {
         assert_eq!(rd(&mut m, leaf::VM_RD, id).rax, METADATA_FIELD_ID_INCORRECT, "{id:#x}");
     }
     assert_eq!(rd(&mut m, leaf::SYS_RD, 5 << 56).rax, METADATA_FIELD_ID_INCORRECT);
@@ -88,12 +91,17 @@ fn a_write_changes_what_mask_and_field_allow_and_gives_the_old_value() {
     let old = vp_wr(&mut m, efer, 0x501, 0x501);
     assert_eq!((old.rax, old.r8), (0, 0x901));
     assert_eq!(value(&mut m, leaf::VP_RD, efer), 0xd01);
-    // Bits that are not L1's are dropped here.
-    assert_eq!(vp_wr(&mut m, efer, 0, u64::MAX).rax, 0);
+    // Bits that the mask selects and that are not L1's must not change.
+    assert_eq!(vp_wr(&mut m, efer, 0, u64::MAX).rax, METADATA_FIELD_VALUE_NOT_VALID);
+    assert_eq!(value(&mut m, leaf::VP_RD, efer), 0xd01);
+    assert_eq!(vp_wr(&mut m, efer, 0x800, u64::MAX).rax, 0);
     assert_eq!(value(&mut m, leaf::VP_RD, efer), 0x800);
-    assert_eq!(vp_wr(&mut m, efer, 0, 0x800).rax, METADATA_WR_MASK_NOT_VALID);
-    assert_eq!(vp_wr(&mut m, efer, 0, 0).rax, METADATA_WR_MASK_NOT_VALID);
-    for fixed in [vmcs(1, 0x4000), vmcs(1, 0x400c), vmcs(1, 0x2016), 0xa020_0002_0000_0002, L2_CTLS] {
+    // A field of 16 bits takes a wide mask, but no wide value.
+    assert_eq!(vp_wr(&mut m, vmcs(1, 0x802), 0x10, u64::MAX).rax, 0);
+    assert_eq!(vp_wr(&mut m, vmcs(1, 0x802), 0x1_0010, u64::MAX).rax, METADATA_FIELD_VALUE_NOT_VALID);
+    assert_eq!(vp_wr(&mut m, efer, 0, 0x800).rax, METADATA_FIELD_NOT_WRITABLE);
+    assert_eq!(vp_wr(&mut m, efer, 0, 0).rax, METADATA_FIELD_NOT_WRITABLE);
+    for fixed in [vmcs(1, 0x4000), vmcs(1, 0x400c), vmcs(1, 0x2016), 0xa020_0002_0000_0002] {
         assert_eq!(vp_wr(&mut m, fixed, 1, 1).rax, METADATA_FIELD_NOT_WRITABLE, "{fixed:#x}");
     }
 }
@@ -115,6 +123,30 @@ fn tdx_56_controls_and_control_registers_keep_the_modules_bits() {
         assert_eq!(vp_wr(&mut m, id, before ^ inside, u64::MAX).rax, 0, "{encoding:#x}");
         assert_eq!(m.vmcs_field(CPU0, 1, encoding), Some(before ^ inside));
     }
+}
+
+#[test]
+fn cr4_takes_features_that_the_td_has() {
+    let write = |m: &mut Machine, bit: u64| vp_wr(m, vmcs(1, 0x6804), 1 << bit, 1 << bit).rax;
+    let mut m = machine();
+    for feature in [19, 22, 23, 24, 25] {
+        assert_eq!(write(&mut m, feature), METADATA_FIELD_VALUE_NOT_VALID, "{feature}");
+    }
+    assert_eq!(write(&mut m, 18), 0);
+    let mut pks = machine_with(|config| config.attributes |= 1 << 30);
+    assert_eq!((write(&mut pks, 24), write(&mut pks, 22)), (0, METADATA_FIELD_VALUE_NOT_VALID));
+}
+
+#[test]
+fn tdx_46_a_deadline_is_not_too_far_ahead() {
+    let mut m = machine_with(|config| config.l2_vms = 1);
+    let deadline = |m: &mut Machine, vm: u64, value: u64| vp_wr(m, 0xa020_0003_0000_0058 + vm, value, u64::MAX).rax;
+    assert_eq!([0, 1 << 62, u64::MAX].map(|value| deadline(&mut m, 1, value)), [0; 3]);
+    assert_eq!(deadline(&mut m, 1, u64::MAX - 1), OPERAND_INVALID);
+    assert_eq!(value(&mut m, leaf::VP_RD, 0xa020_0003_0000_0059), u64::MAX);
+    // Elements of L1 and of VMs that are not there can be written and mean nothing.
+    assert_eq!([0, 2].map(|vm| deadline(&mut m, vm, u64::MAX - 1)), [0; 2]);
+    assert_eq!([0, 2].map(|vm| vp_wr(&mut m, L2_CTLS + vm, 1, 7).rax), [0; 2]);
 }
 
 #[test]
@@ -144,13 +176,17 @@ fn td_controls_change_only_where_the_td_is_flexible() {
     let write = |m: &mut Machine, value| call(m, leaf::VM_WR, Regs { rdx: id, r8: value, r9: 1, ..NONE });
     let mut m = machine();
     assert_eq!(value(&mut m, leaf::VM_RD, id), 1);
-    assert_eq!(write(&mut m, 0).rax, METADATA_FIELD_CURRENTLY_NOT_WRITABLE);
+    let refused = write(&mut m, 0);
+    assert_eq!((refused.rax, refused.r8), (METADATA_FIELD_VALUE_NOT_VALID, 0));
+    assert_eq!(write(&mut m, 1).rax, 0);
     let mut m = machine_with(|config| config.config_flags = FLEXIBLE_PENDING_VE);
     let old = write(&mut m, 0);
     assert_eq!((old.rax, old.r8), (0, 1));
     assert!(m.host_add_page(PAGE, false));
     assert!(matches!(l1(&mut m, read(PAGE, 1)), Outcome::Fault(Fault::Ve { reason: 48, .. })));
     let notify = Regs { rdx: 0x9110_0003_0000_0010, r8: 1, r9: 1, ..NONE };
+    m.host_state_mut().set_policy(Policy::Busy(1));
+    assert_eq!(call(&mut m, leaf::VM_WR, notify).rax, OPERAND_BUSY | 176);
     assert_eq!(call(&mut m, leaf::VM_WR, notify).rax, 0);
     assert_eq!(value(&mut m, leaf::VM_RD, 0x9110_0003_0000_0010), 1);
     assert_eq!(
@@ -159,21 +195,31 @@ fn td_controls_change_only_where_the_td_is_flexible() {
     );
 }
 
-#[test]
-fn version_1_of_vm_rd_enumerates() {
-    let mut m = machine();
-    let rd1 = |m: &mut Machine, rdx| call(m, leaf::VM_RD, Regs { rdx, ..NONE });
-    assert_eq!(rd1(&mut m, u64::MAX).rax, METADATA_FIELD_ID_INCORRECT);
-    let op = |rdx| Op::Tdcall(Regs { rax: 1 << 16 | 7, rdx, ..NONE });
-    let mut id = u64::MAX;
+/// How many fields a leaf names, from the first one on.
+fn enumerate(m: &mut Machine, rax: u64) -> u32 {
+    let mut next = |rdx| match l1(m, Op::Tdcall(Regs { rax, rdx, ..NONE })) {
+        Outcome::Done(Answer::Regs(regs)) => regs,
+        other => panic!("{other:?}"),
+    };
+    let first = next(u64::MAX);
+    assert_eq!((first.rax, first.r8), (METADATA_FIRST_FIELD_ID_IN_CONTEXT, 0));
+    let mut id = first.rdx;
     let mut count = 0;
-    while let Outcome::Done(Answer::Regs(regs)) = l1(&mut m, op(id)) {
-        assert!(regs.rax == 0 || count == 0 && regs.rax == 0x0000_0c0b_0000_0000);
-        id = regs.rdx;
-        if id == u64::MAX {
-            break;
-        }
-        count += 1;
+    while id != u64::MAX {
+        let regs = next(id);
+        assert_eq!(regs.rax, 0, "{id:#x}");
+        (id, count) = (regs.rdx, count + 1);
     }
-    assert_eq!(count, 4 + 10 + 4 * 6 + 24 + 4 + 6 + 1 + 16);
+    count
+}
+
+#[test]
+fn the_id_of_no_field_starts_an_enumeration() {
+    let mut m = machine_with(|config| config.l2_vms = 2);
+    assert_eq!(rd(&mut m, leaf::VM_RD, u64::MAX).rax, METADATA_FIELD_ID_INCORRECT);
+    assert_eq!(enumerate(&mut m, 1 << 16 | u64::from(leaf::VM_RD)), 4 + 10 + 4 * 6 + 24 + 4 + 6 + 1 + 16);
+    assert_eq!(enumerate(&mut m, leaf::SYS_RD.into()), 12);
+    assert_eq!(enumerate(&mut m, leaf::VP_RD.into()), 3 + 8 + 128 + 2 * (122 + 512));
+    let first = rd(&mut m, leaf::SYS_RD, !(7 << 52));
+    assert_eq!((first.rax, first.rdx), (METADATA_FIRST_FIELD_ID_IN_CONTEXT, 0x0800_0002_0000_0000));
 }

@@ -3,7 +3,9 @@
 use sha2::{Digest, Sha384};
 
 use super::*;
-use crate::tdx::status::{INVALID_CPUSVN, INVALID_REPORTMACSTRUCT, OPERAND_INVALID};
+use crate::tdx::host::Policy;
+use crate::tdx::status::{INVALID_CPUSVN, INVALID_REPORTMACSTRUCT, OPERAND_BUSY, OPERAND_INVALID};
+use crate::tdx::{EptCause, TdExit};
 
 const REPORT: u64 = SCRATCH;
 const DATA: u64 = VAPIC;
@@ -45,8 +47,46 @@ fn report_operands_are_checked() {
     for rcx in [REPORT + 512, 1 << 60] {
         assert_eq!(status(&mut m, rcx, DATA, 0), OPERAND_INVALID | 1);
     }
-    assert_eq!(status(&mut m, REPORT, DATA + 32, 0), OPERAND_INVALID | 2);
+    for rdx in [DATA + 32, 1 << 60] {
+        assert_eq!(status(&mut m, REPORT, rdx, 1), OPERAND_INVALID | 2);
+    }
     assert_eq!(status(&mut m, REPORT, DATA, 1), OPERAND_INVALID | 8);
+    // What is busy are the RTMRs, and the memory for the report is looked at last.
+    m.host_state_mut().set_policy(Policy::Busy(1));
+    assert_eq!(status(&mut m, 1 << 60, DATA, 0), OPERAND_BUSY | 168);
+    assert_eq!(status(&mut m, 1 << 60, DATA, 0), OPERAND_INVALID | 1);
+}
+
+#[test]
+fn memory_operands_that_are_pending_are_a_td_exit_or_ve() {
+    for number in [leaf::MR_REPORT, leaf::MR_RTMR_EXTEND, leaf::MR_VERIFYREPORT, leaf::VP_INVVPID] {
+        let operands = match number {
+            leaf::MR_REPORT => Regs { rcx: REPORT, rdx: PAGE, ..NONE },
+            leaf::VP_INVVPID => Regs { rcx: 1 | 1 << 52, rdx: PAGE, ..NONE },
+            _ => Regs { rcx: PAGE, ..NONE },
+        };
+        let mut m = machine();
+        assert!(m.host_add_page(PAGE, false));
+        assert_eq!(m.step(CPU0, tdcall(number, operands)), Outcome::Exit);
+        let violation = TdExit::EptViolation { level: 0, gpa: PAGE, cause: EptCause::Operand };
+        assert_eq!(m.td_exit_info(CPU0), Some(&violation), "leaf {number}");
+
+        let mut m = machine_with(|config| config.attributes = 0);
+        assert!(m.host_add_page(PAGE, false));
+        let ve = Outcome::Fault(Fault::Ve { reason: 48, gpa: PAGE });
+        assert_eq!(l1(&mut m, tdcall(number, operands)), ve, "leaf {number}");
+        let info = call(&mut m, leaf::VP_VEINFO_GET, NONE);
+        assert_eq!((info.rcx, info.rdx, info.r8, info.r9), (48, 1, 0, PAGE));
+    }
+}
+
+#[test]
+fn shared_memory_operands_have_to_be_mapped() {
+    let mut m = machine();
+    let op = tdcall(leaf::MR_REPORT, Regs { rcx: REPORT, rdx: PAGE | SHARED, ..NONE });
+    assert_eq!(m.step(CPU0, op), Outcome::Exit);
+    let violation = TdExit::EptViolation { level: 0, gpa: PAGE | SHARED, cause: EptCause::Operand };
+    assert_eq!(m.td_exit_info(CPU0), Some(&violation));
 }
 
 #[test]
@@ -87,6 +127,9 @@ fn rtmrs_are_extended_by_hashing() {
     assert_eq!(extend(&mut m, DATA + 8, 2), OPERAND_INVALID | 1);
     assert_eq!(extend(&mut m, DATA | SHARED, 2), OPERAND_INVALID | 1);
     assert_eq!(extend(&mut m, DATA, 4), OPERAND_INVALID | 2);
+    m.host_state_mut().set_policy(Policy::Busy(1));
+    assert_eq!(extend(&mut m, DATA, 4), OPERAND_INVALID | 2);
+    assert_eq!(extend(&mut m, DATA, 2), OPERAND_BUSY | 168);
     let rtmr2 = m.rtmr(2).unwrap();
     let field = call(&mut m, leaf::VM_RD, Regs { rdx: 0x1310_0003_0000_0040 + 2 * 6, ..NONE }).r8;
     assert_eq!(field.to_le_bytes(), rtmr2[..8]);

@@ -103,7 +103,11 @@ fn invvpid_checks_its_operands() {
     for rcx in [0, 2 | 1 << 52, 1 << 54 | 1 << 52] {
         assert_eq!(status(&mut m, rcx, 0), OPERAND_INVALID | 1);
     }
-    assert_eq!(status(&mut m, 1 << 52, 1 << 60), GLA_NOT_CANONICAL);
+    // The last page of an entry counts too.
+    for entry in [1 << 60, 0x7fff_ffff_f001, !0xffe] {
+        assert_eq!(status(&mut m, 1 << 52, entry), GLA_NOT_CANONICAL, "{entry:#x}");
+    }
+    assert_eq!(status(&mut m, 1 << 52, 0x7fff_ffff_e001), 0);
     let list = 1 | 1 << 52;
     for rdx in [SCRATCH | 512 << 52 | 1, SCRATCH | SHARED, SCRATCH | 1 << 63, SCRATCH | 0x200] {
         assert_eq!(status(&mut m, list, rdx), OPERAND_INVALID | 2, "{rdx:#x}");
@@ -111,5 +115,8 @@ fn invvpid_checks_its_operands() {
     assert_eq!(status(&mut m, list, SCRATCH | 511 << 52 | 1), 0);
     assert_eq!(l1(&mut m, write(SCRATCH + 8, &(1u64 << 60).to_le_bytes())), done());
     assert_eq!(status(&mut m, list, SCRATCH | 1 << 52), 0);
+    // RDX says that the list is done.
+    let done = call(&mut m, leaf::VP_INVVPID, Regs { rcx: list, rdx: SCRATCH | 5 << 52 | 3, ..NONE });
+    assert_eq!((done.rax, done.rdx), (0, SCRATCH | 8));
     assert_eq!(status(&mut m, list, SCRATCH | 2 << 52), GLA_NOT_CANONICAL);
 }
