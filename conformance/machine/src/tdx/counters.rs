@@ -51,7 +51,15 @@ counters! {
     report,
     /// TDG.MR.RTMR.EXTEND.
     rtmr_extend,
-    /// Other leaves, and those that do not exist.
+    /// TDG.MR.VERIFYREPORT.
+    verify_report,
+    /// TDG.VP.INFO.
+    vp_info,
+    /// TDG.VP.VEINFO.GET.
+    veinfo_get,
+    /// TDG.VP.CPUIDVE.SET.
+    cpuidve_set,
+    /// Leaves that do not exist.
     other_leaves,
     /// VMCALL.
     vmcall,
@@ -63,6 +71,8 @@ counters! {
     io,
     /// TD exits: to the host.
     td_exits,
+    /// Those of them that L1 had between a VMCALL of an L2 and the VP.ENTER that enters an L2 again on the same vCPU.
+    td_exits_in_calls,
     /// Exits of an L2 to L1.
     l2_exits,
     /// Read operations.
@@ -88,6 +98,7 @@ impl Counters {
             Op::Cpuid { .. } => (&mut self.cpuid, true),
             Op::Rdmsr(_) | Op::Wrmsr(..) | Op::Xsetbv(_) => (&mut self.msr, true),
             Op::In { .. } | Op::Out { .. } => (&mut self.io, true),
+            Op::Raise { .. } | Op::Other { .. } => return,
             Op::Zero { .. } | Op::Pause | Op::Hlt | Op::TripleFault | Op::End => return,
         };
         *counter += 1;
@@ -97,6 +108,10 @@ impl Counters {
     fn leaf(&mut self, number: u16) -> &mut u64 {
         match number {
             leaf::VP_VMCALL => &mut self.tdvmcall,
+            leaf::VP_INFO => &mut self.vp_info,
+            leaf::VP_VEINFO_GET => &mut self.veinfo_get,
+            leaf::VP_CPUIDVE_SET => &mut self.cpuidve_set,
+            leaf::MR_VERIFYREPORT => &mut self.verify_report,
             leaf::MR_RTMR_EXTEND => &mut self.rtmr_extend,
             leaf::MR_REPORT => &mut self.report,
             leaf::MEM_PAGE_ACCEPT => &mut self.accept,

@@ -27,7 +27,7 @@ pub enum TdExit {
         /// What for.
         cause: EptCause,
     },
-    /// An interrupt: nothing has happened in the guest.
+    /// An interrupt, or another event that is the host's: nothing has happened in the guest.
     Interrupt {
         /// Who ran.
         level: u8,
@@ -79,6 +79,8 @@ pub(crate) struct L2Exit {
     pub(crate) qualification: u64,
     pub(crate) gla: u64,
     pub(crate) gpa: u64,
+    /// R9: interruption information and error code.
+    pub(crate) event: u64,
     /// R11: instruction information.
     pub(crate) info: u32,
     /// R11: instruction length as L1 is told.
@@ -102,6 +104,7 @@ impl L2Exit {
             qualification: 0,
             gla: 0,
             gpa: 0,
+            event: 0,
             info: 0,
             length: 0,
             cpl: 0,
@@ -131,19 +134,23 @@ pub(crate) fn access_bits(cause: EptCause) -> u64 {
     }
 }
 
-/// The exit in the read-only fields of the VMCS.
+/// The exit in the exit information of the VMCS, and the registers of the page in its guest state.
 pub(crate) fn record_exit(guest: &mut Guest, exit: &L2Exit) {
-    let GuestState { gpr: general, rflags, rip, .. } = guest.state;
+    let GuestState { gpr: general, rflags, rip, ssp, rvi, svi } = guest.state;
     let values = [
         (field::EXIT_REASON, u64::from(exit.reason)),
         (field::EXIT_QUALIFICATION, exit.qualification),
         (field::GUEST_LINEAR_ADDRESS, exit.gla),
         (field::GUEST_PHYSICAL_ADDRESS, exit.gpa),
+        (field::EXIT_INTERRUPTION, exit.event & 0xffff_ffff),
+        (field::EXIT_INTERRUPTION_ERROR, exit.event >> 32),
         (field::EXIT_LENGTH, u64::from(exit.length)),
         (field::EXIT_INSTRUCTION_INFO, u64::from(exit.info)),
         (field::RSP, general[gpr::RSP]),
         (field::RIP, rip),
         (field::RFLAGS, rflags),
+        (field::SSP, ssp),
+        (field::INTERRUPT_STATUS, u64::from(u16::from_le_bytes([rvi, svi]))),
     ];
     values.into_iter().for_each(|(encoding, value)| guest.vmcs.set(encoding, value));
 }
@@ -161,7 +168,7 @@ pub(crate) fn exit_regs(guest: &Guest, exit: &L2Exit) -> Regs {
         rsi: vmcs(field::CS_SELECTOR) | (vmcs(field::CS_RIGHTS) & 0xffff) << 16 | vmcs(field::CS_LIMIT) << 32,
         rdi: vmcs(field::CS_BASE),
         r8: exit.gpa,
-        r9: 0,
+        r9: exit.event,
         r10: 0,
         r11: u64::from(exit.info) | u64::from(exit.length) << 32,
         r12: u64::from(exit.cpl & 3),

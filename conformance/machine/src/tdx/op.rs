@@ -122,6 +122,25 @@ pub enum Op {
     Hlt,
     /// PAUSE: lets other vCPUs step.
     Pause,
+    /// An exception of the program itself. An L2 exits to L1 where the exception bitmap of its VMCS says so; otherwise,
+    /// and in L1, a handler of its own takes it.
+    Raise {
+        /// Vector, 0 to 31 but NMI and machine check.
+        vector: u8,
+        /// Error code, of those that have one.
+        error: Option<u32>,
+    },
+    /// Any other instruction or event that has a basic exit reason (vmx_exit_reasons.csv). An L2 exits to L1 always or
+    /// where its controls say so, or to the host; otherwise it retires without effect. In L1 it is #UD or #VE if it
+    /// always exits from an L2.
+    Other {
+        /// Basic exit reason.
+        reason: u32,
+        /// Exit qualification.
+        qualification: u64,
+        /// Bytes of the instruction, 0 for an event.
+        length: u32,
+    },
     /// An exception that no handler takes. In L1 the end of the vCPU.
     TripleFault,
     /// The program ended (returned or gave up). In an L2 this is a triple fault, so that L1 learns of it.

@@ -49,7 +49,11 @@ impl Machine {
             None => state.l1 = resume,
         }
         state.now = Now::Host(Some(exit.clone()));
-        self.counters.change(vcpu, level, |c| c.td_exits += 1);
+        let in_call = u64::from(state.serving && level == 0);
+        self.counters.change(vcpu, level, |c| {
+            c.td_exits += 1;
+            c.td_exits_in_calls += in_call;
+        });
         self.trace.push(self.steps, vcpu, Some(level), EventKind::TdExit(exit.clone()));
         self.oracle_td_exit(vcpu, &exit);
     }
@@ -169,6 +173,7 @@ impl Machine {
         if let Some(vcpu_state) = self.vcpu_mut(vcpu) {
             vcpu_state.inside = None;
             vcpu_state.call = None;
+            vcpu_state.serving = exit.reason == reason::VMCALL;
             let key = RunKey { vcpu, level: 0, generation: 0 };
             let resume = Resume::Complete(Answer::Regs(regs));
             vcpu_state.now = Now::Switching(Entry { key, level: 0, resume });

@@ -40,7 +40,7 @@ enum Name {
 
 /// Read-only data of the last exit, and registers that are in the register page.
 fn is_exit_data(encoding: u32) -> bool {
-    matches!(encoding, 0x2400 | 0x4400..0x4800 | 0x6400..0x6800 | 0x681c..=0x6820)
+    matches!(encoding, 0x810 | 0x2400 | 0x4400..0x4800 | 0x6400..0x6800 | 0x681c..=0x6820 | 0x682a)
 }
 
 impl Machine {

@@ -61,10 +61,16 @@ pub mod operand {
 
 /// Basic exit reasons.
 pub mod reason {
+    /// An exception that the bitmap selects.
+    pub const EXCEPTION: u32 = 0;
     /// External interrupt.
     pub const EXTERNAL_INTERRUPT: u32 = 1;
     /// Triple fault.
     pub const TRIPLE_FAULT: u32 = 2;
+    /// The L2 can take an interrupt.
+    pub const INTERRUPT_WINDOW: u32 = 7;
+    /// The L2 can take an NMI.
+    pub const NMI_WINDOW: u32 = 8;
     /// CPUID.
     pub const CPUID: u32 = 10;
     /// HLT.
@@ -79,12 +85,22 @@ pub mod reason {
     pub const WRMSR: u32 = 32;
     /// The VM entry failed for the state of the guest.
     pub const ENTRY_FAIL_GUEST_STATE: u32 = 33;
+    /// MWAIT.
+    pub const MWAIT: u32 = 36;
+    /// MONITOR.
+    pub const MONITOR: u32 = 39;
     /// PAUSE.
     pub const PAUSE: u32 = 40;
     /// EPT violation.
     pub const EPT_VIOLATION: u32 = 48;
+    /// The deadline of the L2 has passed.
+    pub const PREEMPTION_TIMER: u32 = 52;
+    /// WBINVD.
+    pub const WBINVD: u32 = 54;
     /// XSETBV.
     pub const XSETBV: u32 = 55;
+    /// PCONFIG.
+    pub const PCONFIG: u32 = 65;
     /// TDCALL.
     pub const TDCALL: u32 = 77;
     /// Bit of RAX 31:0 after VP.ENTER: the VM entry failed.

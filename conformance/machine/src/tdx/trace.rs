@@ -148,6 +148,12 @@ pub(crate) fn summary(op: &Op) -> OpSummary {
         }
         Op::Hlt => ("hlt", &[]),
         Op::Pause => ("pause", &[]),
+        Op::Raise { vector, error } => {
+            ("raise", &[("vector", u64::from(*vector)), ("error", u64::from(error.unwrap_or(0)))])
+        }
+        Op::Other { reason, qualification, .. } => {
+            ("other", &[("reason", u64::from(*reason)), ("qualification", *qualification)])
+        }
         Op::TripleFault => ("triple-fault", &[]),
         Op::End => ("end", &[]),
     };

@@ -64,6 +64,8 @@ pub(crate) struct VcpuState {
     pub(crate) call: Option<HostCall>,
     /// An interrupt waits for L1.
     pub(crate) posted: bool,
+    /// L1 serves a VMCALL of an L2.
+    pub(crate) serving: bool,
     pub(crate) guests: [Guest; 3],
     /// TDVPS fields by class and code that are plain values: L2_CTLS, TSC_DEADLINE, CPUID controls.
     pub(crate) fields: BTreeMap<(u8, u32), u64>,
@@ -80,6 +82,7 @@ impl Default for VcpuState {
             unstored: None,
             call: None,
             posted: false,
+            serving: false,
             guests: Default::default(),
             fields: BTreeMap::new(),
         }

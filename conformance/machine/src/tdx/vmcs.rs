@@ -7,18 +7,26 @@ use super::guest_state::GuestState;
 /// Encodings of fields that the machine itself uses (metadata_fields.csv).
 pub(crate) mod field {
     pub(crate) const CS_SELECTOR: u32 = 0x802;
+    pub(crate) const INTERRUPT_STATUS: u32 = 0x810;
     pub(crate) const VIRTUAL_APIC: u32 = 0x2012;
+    pub(crate) const EOI_EXIT_BITMAP: u32 = 0x201c;
     pub(crate) const GUEST_PHYSICAL_ADDRESS: u32 = 0x2400;
     pub(crate) const PAT: u32 = 0x2804;
     pub(crate) const EFER: u32 = 0x2806;
     pub(crate) const PIN_CONTROLS: u32 = 0x4000;
     pub(crate) const PRIMARY_CONTROLS: u32 = 0x4002;
+    pub(crate) const EXCEPTION_BITMAP: u32 = 0x4004;
+    pub(crate) const PAGE_FAULT_MASK: u32 = 0x4006;
+    pub(crate) const PAGE_FAULT_MATCH: u32 = 0x4008;
     pub(crate) const EXIT_CONTROLS: u32 = 0x400c;
     pub(crate) const ENTRY_CONTROLS: u32 = 0x4012;
     pub(crate) const ENTRY_EVENT: u32 = 0x4016;
+    pub(crate) const TPR_THRESHOLD: u32 = 0x401c;
     pub(crate) const SECONDARY_CONTROLS: u32 = 0x401e;
     pub(crate) const TERTIARY_CONTROLS: u32 = 0x2034;
     pub(crate) const EXIT_REASON: u32 = 0x4402;
+    pub(crate) const EXIT_INTERRUPTION: u32 = 0x4404;
+    pub(crate) const EXIT_INTERRUPTION_ERROR: u32 = 0x4406;
     pub(crate) const EXIT_LENGTH: u32 = 0x440c;
     pub(crate) const EXIT_INSTRUCTION_INFO: u32 = 0x440e;
     pub(crate) const CS_LIMIT: u32 = 0x4802;
@@ -41,6 +49,7 @@ pub(crate) mod field {
     pub(crate) const RSP: u32 = 0x681c;
     pub(crate) const RIP: u32 = 0x681e;
     pub(crate) const RFLAGS: u32 = 0x6820;
+    pub(crate) const SSP: u32 = 0x682a;
     /// GDTR and IDTR limits.
     pub(crate) const TABLE_LIMITS: [u32; 2] = [0x4810, 0x4812];
     /// Bases that are always checked: FS, GS, TR, GDTR, IDTR.
@@ -49,6 +58,10 @@ pub(crate) mod field {
 
 /// Bits that the machine looks at.
 pub(crate) mod bit {
+    /// Primary controls: exit when an interrupt can be taken.
+    pub(crate) const INTERRUPT_WINDOW: u64 = 1 << 2;
+    /// Primary controls: exit when an NMI can be taken.
+    pub(crate) const NMI_WINDOW: u64 = 1 << 22;
     /// Primary controls: PAUSE exits.
     pub(crate) const PAUSE_EXITING: u64 = 1 << 30;
     /// Secondary controls: mode-based execute control.
@@ -186,16 +199,26 @@ impl Vmcs {
         if event & bit::EVENT_VALID == 0 {
             return true;
         }
-        let blocked = self.get(field::INTERRUPTIBILITY);
         match event >> 8 & 7 {
-            // External interrupt: IF, no blocking by STI or MOV SS.
-            0 => state.rflags & IF != 0 && blocked & 3 == 0,
-            // NMI: no blocking by STI, MOV SS or another NMI.
-            2 => event & 0xff == 2 && blocked & 0b1011 == 0,
+            0 => self.takes_interrupt(state),
+            2 => event & 0xff == 2 && self.takes_nmi(),
             3 => event & 0xff < 32,
             1 | 7 => false,
             _ => true,
         }
+    }
+}
+
+/// Whether the L2 can take an event now.
+impl Vmcs {
+    /// IF, no blocking by STI or MOV SS.
+    pub(crate) fn takes_interrupt(&self, state: &GuestState) -> bool {
+        state.rflags & IF != 0 && self.get(field::INTERRUPTIBILITY) & 3 == 0
+    }
+
+    /// No blocking by STI, MOV SS or another NMI.
+    pub(crate) fn takes_nmi(&self) -> bool {
+        self.get(field::INTERRUPTIBILITY) & 0b1011 == 0
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod instructions;
 mod memory_ops;
+pub(crate) mod routes;
 
 pub(crate) use access::Access;
 
@@ -126,6 +127,8 @@ impl Machine {
             Op::Out { port, size, value } => self.port(actor, *port, *size, Some(*value)),
             Op::Hlt => self.hlt(actor),
             Op::Pause => self.pause(actor),
+            Op::Other { reason, qualification, length } => self.other(actor, *reason, *qualification, *length),
+            Op::Raise { vector, error } => self.raise(actor, *vector, *error),
             Op::TripleFault if actor.level == 0 => Err(Stopped::Td(TdExit::TripleFault)),
             Op::TripleFault => Err(Stopped::ToL1(L2Exit::of(reason::TRIPLE_FAULT))),
             Op::End => self.end(actor),
@@ -144,7 +147,8 @@ impl Machine {
         }
     }
 
-    /// What comes in place of a step: an interrupt of the host, or one for L1 while an L2 runs (TDX-40).
+    /// What comes in place of a step: an interrupt of the host, or an exit of an L2 that its instruction has no part in,
+    /// as by an interrupt for L1 (TDX-40).
     fn interrupted_before_step(&mut self, actor: Actor) -> bool {
         if self.host_between_steps(actor) {
             self.td_exit(actor.vcpu, TdExit::Interrupt { level: actor.level });
@@ -152,6 +156,10 @@ impl Machine {
         }
         if actor.level == 0 {
             return false;
+        }
+        if let Some(exit) = self.due_exit(actor) {
+            self.leave_l2(actor.vcpu, exit);
+            return true;
         }
         let posted = self.vcpu_mut(actor.vcpu).is_some_and(|state| core::mem::take(&mut state.posted));
         if posted {

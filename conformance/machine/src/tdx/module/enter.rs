@@ -82,6 +82,7 @@ impl Machine {
         let key = RunKey { vcpu: actor.vcpu, level: inside.vm, generation: guest.generations };
         if let Some(vcpu) = self.vcpu_mut(actor.vcpu) {
             vcpu.inside = Some(inside);
+            vcpu.serving = false;
             vcpu.now = Now::Switching(Entry { key, level: inside.vm, resume });
         }
         self.counters.change(actor.vcpu, inside.vm, |c| c.entered += 1);

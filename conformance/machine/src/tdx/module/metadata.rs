@@ -211,6 +211,11 @@ impl Machine {
         self.vp_plain(vcpu, of_vm(L2_CTLS, vm))
     }
 
+    /// TSC_DEADLINE of a VM.
+    pub(crate) fn deadline(&self, vcpu: Vcpu, vm: u8) -> u64 {
+        self.vp_plain(vcpu, of_vm(TSC_DEADLINE, vm))
+    }
+
     fn vm_value(&self, place: Place) -> u64 {
         let Place::Plain { class, code } = place else { return 0 };
         let measured = |bytes: &[u8; 48], word: u32| {

@@ -3,6 +3,7 @@
 mod accept;
 mod attr;
 mod enter;
+mod events;
 mod exits;
 mod honest_host;
 mod interrupts;

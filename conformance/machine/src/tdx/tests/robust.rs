@@ -88,7 +88,7 @@ impl Rng {
                 _ => {}
             }
         }
-        match self.next() % 24 {
+        match self.next() % 26 {
             0..=10 => Op::Tdcall(self.regs()),
             11 => Op::Read { gpa, len: self.pick(&[0, 1, 8, 4096, 5000]) as usize, private },
             12 => Op::Write { gpa, bytes: alloc::vec![self.next() as u8; 16], private },
@@ -102,6 +102,12 @@ impl Rng {
             20 => Op::In { port: 1, size: self.next() as u8 },
             21 => Op::WriteUnswitched(Default::default()),
             22 => self.pick_op([Op::Hlt, Op::Pause, Op::Pause, Op::Xsetbv(3)]),
+            23 => Op::Raise { vector: self.next() as u8 & 0x3f, error: Some(self.next() as u32) },
+            24 => Op::Other {
+                reason: (self.next() % 80) as u32,
+                qualification: self.next(),
+                length: (self.next() % 16) as u32,
+            },
             _ => Op::ReadUnswitched,
         }
     }

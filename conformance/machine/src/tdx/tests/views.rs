@@ -59,6 +59,58 @@ fn counters_count_what_went_through_once() {
 }
 
 #[test]
+fn a_call_is_one_exit_and_one_entry_and_its_td_exits_are_counted() {
+    let mut m = in_l2();
+    let before = (m.counters(CPU0, 0), m.counters(CPU0, 1));
+    exit_with(&mut m, vmcall());
+    for vm in 1..=3 {
+        let rights = part(vm, 0x8001);
+        assert_eq!(attr_wr(&mut m, REGISTERS, 0, rights, part(vm, 0x7f)).rax, 0);
+    }
+    assert_eq!(status_of(&mut m, tdcall(leaf::VP_VMCALL, Regs { rcx: 0xff00, r11: 0x36, ..NONE })), 0);
+    enter(&mut m, 1);
+    let (l1, vm1) = (m.counters(CPU0, 0), m.counters(CPU0, 1));
+    assert_eq!(
+        (l1.enter - before.0.enter, vm1.entered - before.1.entered, vm1.l2_exits - before.1.l2_exits),
+        (1, 1, 1)
+    );
+    assert_eq!((l1.attr_wr - before.0.attr_wr, l1.tdvmcall - before.0.tdvmcall), (3, 1));
+    // Three missing table pages and the TDVMCALL. What happened before the call is not in it.
+    assert_eq!((l1.td_exits_in_calls, vm1.td_exits_in_calls), (4, 0));
+    assert!(l1.td_exits - l1.td_exits_in_calls > 0 && vm1.td_exits == 0);
+    exit_with(&mut m, Op::Hlt);
+    assert_eq!(accept(&mut m, BLOCK, 0), 0);
+    assert_eq!(m.counters(CPU0, 0).td_exits_in_calls, 4);
+}
+
+#[test]
+fn each_leaf_has_its_counter() {
+    let mut m = machine();
+    let before = m.counters(CPU0, 0);
+    for number in [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 22, 23, 24, 25, 26, 27, 12, 0xffff] {
+        l1(&mut m, tdcall(number, Regs { rcx: SCRATCH, rdx: VAPIC, ..NONE }));
+    }
+    let now = m.counters(CPU0, 0);
+    for (name, count) in [
+        ("info", now.vp_info),
+        ("extend", now.rtmr_extend),
+        ("veinfo", now.veinfo_get),
+        ("report", now.report),
+        ("cpuidve", now.cpuidve_set),
+        ("vp.rd", now.vp_rd),
+        ("verify", now.verify_report),
+        ("attr.rd", now.attr_rd),
+        ("attr.wr", now.attr_wr),
+        ("enter", now.enter),
+        ("invept", now.invept),
+        ("invvpid", now.invvpid),
+    ] {
+        assert_eq!(count, 1, "{name}");
+    }
+    assert_eq!((now.vp_wr, now.td_fields, now.other_leaves, now.accept - before.accept), (1, 3, 2, 0));
+}
+
+#[test]
 fn a_trace_tells_who_ran_when() {
     let mut m = in_l2_of(machine_with(|config| config.trace = true));
     exit_with(&mut m, vmcall());
