@@ -62,6 +62,8 @@ pub mod psp;
 pub mod tdx;
 
 #[cfg(test)]
+mod facts;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Config, RULES, VmsaWrite};

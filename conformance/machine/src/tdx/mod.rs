@@ -46,6 +46,9 @@
 //! - MRTD in any other order than that of the launch: it is computed over page additions and their contents, each page
 //!   added and then extended in 256-byte chunks.
 
+#[macro_use]
+mod numbers;
+
 mod config;
 mod counters;
 mod exec;

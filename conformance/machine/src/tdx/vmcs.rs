@@ -6,54 +6,65 @@ use super::guest_state::GuestState;
 
 /// Encodings of fields that the machine itself uses (metadata_fields.csv).
 pub(crate) mod field {
-    pub(crate) const CS_SELECTOR: u32 = 0x802;
-    pub(crate) const INTERRUPT_STATUS: u32 = 0x810;
-    pub(crate) const VIRTUAL_APIC: u32 = 0x2012;
-    pub(crate) const EOI_EXIT_BITMAP: u32 = 0x201c;
-    pub(crate) const GUEST_PHYSICAL_ADDRESS: u32 = 0x2400;
-    pub(crate) const PAT: u32 = 0x2804;
-    pub(crate) const EFER: u32 = 0x2806;
-    pub(crate) const PIN_CONTROLS: u32 = 0x4000;
-    pub(crate) const PRIMARY_CONTROLS: u32 = 0x4002;
-    pub(crate) const EXCEPTION_BITMAP: u32 = 0x4004;
-    pub(crate) const PAGE_FAULT_MASK: u32 = 0x4006;
-    pub(crate) const PAGE_FAULT_MATCH: u32 = 0x4008;
-    pub(crate) const EXIT_CONTROLS: u32 = 0x400c;
-    pub(crate) const ENTRY_CONTROLS: u32 = 0x4012;
-    pub(crate) const ENTRY_EVENT: u32 = 0x4016;
-    pub(crate) const TPR_THRESHOLD: u32 = 0x401c;
-    pub(crate) const SECONDARY_CONTROLS: u32 = 0x401e;
-    pub(crate) const TERTIARY_CONTROLS: u32 = 0x2034;
-    pub(crate) const EXIT_REASON: u32 = 0x4402;
-    pub(crate) const EXIT_INTERRUPTION: u32 = 0x4404;
-    pub(crate) const EXIT_INTERRUPTION_ERROR: u32 = 0x4406;
-    pub(crate) const EXIT_LENGTH: u32 = 0x440c;
-    pub(crate) const EXIT_INSTRUCTION_INFO: u32 = 0x440e;
-    pub(crate) const CS_LIMIT: u32 = 0x4802;
-    pub(crate) const ES_RIGHTS: u32 = 0x4814;
-    pub(crate) const CS_RIGHTS: u32 = 0x4816;
-    pub(crate) const LDTR_RIGHTS: u32 = 0x4820;
-    pub(crate) const TR_RIGHTS: u32 = 0x4822;
-    pub(crate) const INTERRUPTIBILITY: u32 = 0x4824;
-    pub(crate) const CR0_MASK: u32 = 0x6000;
-    pub(crate) const CR4_MASK: u32 = 0x6002;
-    pub(crate) const CR0_SHADOW: u32 = 0x6004;
-    pub(crate) const CR4_SHADOW: u32 = 0x6006;
-    pub(crate) const EXIT_QUALIFICATION: u32 = 0x6400;
-    pub(crate) const GUEST_LINEAR_ADDRESS: u32 = 0x640a;
-    pub(crate) const CR0: u32 = 0x6800;
-    pub(crate) const CR3: u32 = 0x6802;
-    pub(crate) const CR4: u32 = 0x6804;
-    pub(crate) const CS_BASE: u32 = 0x6808;
-    pub(crate) const DR7: u32 = 0x681a;
-    pub(crate) const RSP: u32 = 0x681c;
-    pub(crate) const RIP: u32 = 0x681e;
-    pub(crate) const RFLAGS: u32 = 0x6820;
-    pub(crate) const SSP: u32 = 0x682a;
-    /// GDTR and IDTR limits.
-    pub(crate) const TABLE_LIMITS: [u32; 2] = [0x4810, 0x4812];
-    /// Bases that are always checked: FS, GS, TR, GDTR, IDTR.
-    pub(crate) const CHECKED_BASES: [u32; 5] = [0x680e, 0x6810, 0x6814, 0x6816, 0x6818];
+    numbers! {
+        pub(crate) u32:
+        CS_SELECTOR = 0x802;
+        INTERRUPT_STATUS = 0x810;
+        VIRTUAL_APIC = 0x2012;
+        EOI_EXIT_BITMAP = 0x201c;
+        GUEST_PHYSICAL_ADDRESS = 0x2400;
+        PAT = 0x2804;
+        EFER = 0x2806;
+        PIN_CONTROLS = 0x4000;
+        PRIMARY_CONTROLS = 0x4002;
+        EXCEPTION_BITMAP = 0x4004;
+        PAGE_FAULT_MASK = 0x4006;
+        PAGE_FAULT_MATCH = 0x4008;
+        EXIT_CONTROLS = 0x400c;
+        ENTRY_CONTROLS = 0x4012;
+        ENTRY_EVENT = 0x4016;
+        TPR_THRESHOLD = 0x401c;
+        SECONDARY_CONTROLS = 0x401e;
+        TERTIARY_CONTROLS = 0x2034;
+        EXIT_REASON = 0x4402;
+        EXIT_INTERRUPTION = 0x4404;
+        EXIT_INTERRUPTION_ERROR = 0x4406;
+        EXIT_LENGTH = 0x440c;
+        EXIT_INSTRUCTION_INFO = 0x440e;
+        CS_LIMIT = 0x4802;
+        GDTR_LIMIT = 0x4810;
+        IDTR_LIMIT = 0x4812;
+        ES_RIGHTS = 0x4814;
+        CS_RIGHTS = 0x4816;
+        LDTR_RIGHTS = 0x4820;
+        TR_RIGHTS = 0x4822;
+        INTERRUPTIBILITY = 0x4824;
+        CR0_MASK = 0x6000;
+        CR4_MASK = 0x6002;
+        CR0_SHADOW = 0x6004;
+        CR4_SHADOW = 0x6006;
+        EXIT_QUALIFICATION = 0x6400;
+        GUEST_LINEAR_ADDRESS = 0x640a;
+        CR0 = 0x6800;
+        CR3 = 0x6802;
+        CR4 = 0x6804;
+        CS_BASE = 0x6808;
+        FS_BASE = 0x680e;
+        GS_BASE = 0x6810;
+        TR_BASE = 0x6814;
+        GDTR_BASE = 0x6816;
+        IDTR_BASE = 0x6818;
+        DR7 = 0x681a;
+        RSP = 0x681c;
+        RIP = 0x681e;
+        RFLAGS = 0x6820;
+        SSP = 0x682a;
+    }
+
+    /// Limits of descriptor tables.
+    pub(crate) const TABLE_LIMITS: [u32; 2] = [GDTR_LIMIT, IDTR_LIMIT];
+    /// Bases that are always checked.
+    pub(crate) const CHECKED_BASES: [u32; 5] = [FS_BASE, GS_BASE, TR_BASE, GDTR_BASE, IDTR_BASE];
 }
 
 /// Bits that the machine looks at.

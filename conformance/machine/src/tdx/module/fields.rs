@@ -21,9 +21,9 @@ const BITS_32: u64 = 0xffff_ffff;
 const ALL: u64 = u64::MAX;
 
 /// One field of a table: the id of its first element, elements, bits to read and to write.
-pub(super) struct Row {
+pub(crate) struct Row {
     pub(super) id: u64,
-    count: u32,
+    pub(crate) count: u32,
     read: u64,
     write: u64,
 }
@@ -37,7 +37,7 @@ const fn open(id: u64, count: u32, read: u64, write: u64) -> Row {
 }
 
 /// TDVPS fields outside of the VMCSs and bitmaps.
-pub(super) const VP: &[Row] = &[
+pub(crate) const VP: &[Row] = &[
     fixed(0xa020_0002_0000_0002, 1, BITS_32),
     open(0xa020_0000_0000_0007, 1, BITS_8, BITS_8),
     open(0xa020_0000_0000_0008, 1, BITS_8, BITS_8),
@@ -47,7 +47,7 @@ pub(super) const VP: &[Row] = &[
 ];
 
 /// TDCS fields.
-pub(super) const VM: &[Row] = &[
+pub(crate) const VM: &[Row] = &[
     fixed(0x8010_0003_0000_0020, 4, ALL),
     fixed(0x9010_0002_0000_0001, 1, BITS_32),
     fixed(0x9010_0001_0000_0005, 1, BITS_16),
@@ -71,7 +71,7 @@ pub(super) const VM: &[Row] = &[
 ];
 
 /// Fields of the platform.
-pub(super) const SYS: &[Row] = &[
+pub(crate) const SYS: &[Row] = &[
     fixed(0x0800_0002_0000_0000, 1, BITS_32),
     fixed(0x0800_0001_0000_0003, 1, BITS_16),
     fixed(0x0800_0001_0000_0004, 1, BITS_16),
@@ -120,7 +120,7 @@ const MASKED: &[(u32, u64, u64)] = &[
 
 /// Where a field is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// VMCS of a VM.
     Vmcs { vm: u8, encoding: u32 },
     /// Word of the MSR bitmaps of a VM.
@@ -131,16 +131,16 @@ pub(super) enum Place {
 
 /// A field that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Field {
-    pub(super) place: Place,
-    pub(super) read: u64,
-    pub(super) write: u64,
+pub(crate) struct Field {
+    pub(crate) place: Place,
+    pub(crate) read: u64,
+    pub(crate) write: u64,
     /// Id of the next field that L1 reads, [`NO_FIELD`] at the end.
-    pub(super) next: u64,
+    pub(crate) next: u64,
 }
 
 /// The id of no field. As an operand it asks for the first one.
-pub(super) const NO_FIELD: u64 = u64::MAX;
+pub(crate) const NO_FIELD: u64 = u64::MAX;
 /// Bits of an id that are 0: reserved ones, and the sequence that single accesses do not have.
 const ZERO: u64 = 0xff << 24 | 0xf << 34 | 0x1ff << 38 | 7 << 47 | 1 << 55 | 1 << 62;
 /// CONTEXT_CODE of an id: the leaf says it already.
@@ -166,7 +166,7 @@ fn code_of(id: u64) -> u32 {
 
 /// Finds a field of a table. Class and code decide: element size, stride, mask flag, context and the bit for fields that
 /// are not architectural are ignored in a single access.
-pub(super) fn find(table: &[Row], id: u64) -> Result<Field, u64> {
+pub(crate) fn find(table: &[Row], id: u64) -> Result<Field, u64> {
     if id & ZERO != 0 {
         return Err(METADATA_FIELD_ID_INCORRECT);
     }
@@ -186,7 +186,7 @@ pub(super) fn find(table: &[Row], id: u64) -> Result<Field, u64> {
 }
 
 /// Finds a vCPU field; `vms` is how many VMs there are.
-pub(super) fn find_vp(id: u64, vms: u8) -> Result<Field, u64> {
+pub(crate) fn find_vp(id: u64, vms: u8) -> Result<Field, u64> {
     let (class, code) = (class_of(id), code_of(id));
     let offset = class.checked_sub(VM_CLASSES).filter(|offset| *offset < 3 * PER_VM);
     let (Some(offset), 0) = (offset, id & ZERO) else {

@@ -37,6 +37,9 @@ mod liveness;
 mod secrecy;
 mod unswitched;
 
+#[cfg(test)]
+pub(crate) use unswitched::words as unswitched_fields;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;

@@ -7,7 +7,7 @@ use crate::tdx::status::leaf;
 use crate::tdx::{Machine, Op, Unswitched};
 
 /// Each field by name as 64-bit words, vector registers in pieces of 8 bytes.
-fn words(state: &Unswitched) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+pub(crate) fn words(state: &Unswitched) -> impl Iterator<Item = (&'static str, u64)> + '_ {
     let vector = state.vector.chunks_exact(8).map(|chunk| {
         let mut quad = [0; 8];
         quad.copy_from_slice(chunk);

@@ -5,6 +5,7 @@ mod attr;
 mod enter;
 mod events;
 mod exits;
+mod facts;
 mod honest_host;
 mod interrupts;
 mod liars;
