@@ -105,4 +105,5 @@ pub const RULES: &[(&str, &str)] = &[
     ("PAMT", "a system page backs one guest page"),
     ("ENTER-PAGE", "the register page is 256-byte aligned and private"),
     ("REPORT-MAC", "VERIFYREPORT checks the MAC"),
+    ("VMCALL-MASK", "TDVMCALL shows and changes only the registers that it selects"),
 ];

@@ -49,16 +49,17 @@ impl Machine {
         if let Some(state) = self.vcpu_mut(actor.vcpu) {
             state.call = Some(HostCall { level: actor.level, regs: *regs });
         }
-        let shown = exposed(regs);
+        let shown = if self.rule("VMCALL-MASK") { exposed(regs) } else { *regs };
         self.oracle_host_call(actor, &shown);
         Err(Stopped::Td(TdExit::Vmcall { level: actor.level, regs: Box::new(shown) }))
     }
 
     /// The host's answer to the call of a vCPU: what it puts in registers. It reaches only what the caller selected.
     pub fn answer_call(&mut self, vcpu: crate::Vcpu, answer: &Regs) {
+        let masked = self.rule("VMCALL-MASK");
         let Some(state) = self.vcpu_mut(vcpu) else { return };
         let Some(call) = state.call.take() else { return };
-        let regs = answered(&call.regs, answer);
+        let regs = if masked { answered(&call.regs, answer) } else { Regs { rax: SUCCESS, ..*answer } };
         let resume = Resume::Complete(Answer::Regs(regs));
         match state.guests.get_mut(usize::from(call.level).wrapping_sub(1)) {
             Some(guest) => {

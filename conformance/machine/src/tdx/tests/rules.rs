@@ -1,9 +1,9 @@
 //! Every rule that can be removed is enforced, and missed when it is removed.
 
 use super::*;
-use crate::tdx::RULES;
 use crate::tdx::host::Policy;
 use crate::tdx::status::PAGE_ALREADY_ACCEPTED;
+use crate::tdx::{RULES, TdExit};
 
 /// Whether a machine without this rule does what the rule forbids.
 fn is_missed(rule: &'static str, without: &[&'static str]) -> bool {
@@ -117,6 +117,16 @@ fn is_missed(rule: &'static str, without: &[&'static str]) -> bool {
             assert_eq!(call(&mut m, leaf::MR_REPORT, Regs { rcx: SCRATCH, rdx: VAPIC, ..NONE }).rax, 0);
             assert_eq!(l1(&mut m, write(SCRATCH + 200, &[1])), done());
             call(&mut m, leaf::MR_VERIFYREPORT, Regs { rcx: SCRATCH, ..NONE }).rax == 0
+        }
+        "VMCALL-MASK" => {
+            let op = tdcall(leaf::VP_VMCALL, Regs { rcx: 0x3c00, rbx: 5, r11: 0x36, ..NONE });
+            assert_eq!(m.step(CPU0, op.clone()), Outcome::Exit);
+            let shown = matches!(m.td_exit_info(CPU0), Some(TdExit::Vmcall { regs, .. }) if regs.rbx == 5);
+            let HostStep::Entered(Entry { resume: Resume::Complete(Answer::Regs(regs)), .. }) = m.host(CPU0) else {
+                panic!("the host answers")
+            };
+            assert_eq!(regs.rbx == 5, !shown, "what the host does not see it does not change");
+            shown
         }
         _ => panic!("no test for {rule}"),
     }
