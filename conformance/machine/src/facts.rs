@@ -89,6 +89,18 @@ pub(crate) fn bits_of(value: u64, range: &str) -> u64 {
     value << (63 - bit(high)) >> (63 - bit(high)) >> bit(low)
 }
 
+/// Takes the number of a name out of a list.
+pub(crate) fn take<T: Copy + Into<u64>>(list: &mut Vec<(&str, T)>, name: &str) -> Option<u64> {
+    let at = list.iter().position(|(known, _)| *known == name)?;
+    Some(list.remove(at).1.into())
+}
+
+/// Fails if names are left over that the table does not have.
+pub(crate) fn finish<T>(list: &[(&str, T)]) {
+    let names: Vec<&str> = list.iter().map(|(name, _)| *name).collect();
+    assert!(names.is_empty(), "not in the table: {names:?}");
+}
+
 #[test]
 fn cells_with_commas_and_quotation_marks_stay_whole() {
     let rows = rows("a,b,c\n1,\"x, \"\"y\"\"\",\n");

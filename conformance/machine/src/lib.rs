@@ -38,6 +38,9 @@
 
 extern crate alloc;
 
+#[macro_use]
+mod numbers;
+
 mod config;
 mod counters;
 mod exec;

@@ -11,56 +11,65 @@ use crate::ranges::RangeSet;
 
 /// Rights of a VMPL on a page (vmpl_perms.csv, perm_mask).
 pub mod perm {
-    /// Data read.
-    pub const READ: u8 = 0x01;
-    /// Data write.
-    pub const WRITE: u8 = 0x02;
-    /// Fetch at CPL 3.
-    pub const EXECUTE_USER: u8 = 0x04;
-    /// Fetch at CPL 0 to 2.
-    pub const EXECUTE_SUPERVISOR: u8 = 0x08;
-    /// Supervisor shadow stack.
-    pub const SHADOW_STACK: u8 = 0x10;
+    numbers! {
+        pub u8:
+        /// Data read.
+        READ = 0x01;
+        /// Data write.
+        WRITE = 0x02;
+        /// Fetch at CPL 3.
+        EXECUTE_USER = 0x04;
+        /// Fetch at CPL 0 to 2.
+        EXECUTE_SUPERVISOR = 0x08;
+        /// Supervisor shadow stack.
+        SHADOW_STACK = 0x10;
+    }
     /// Every right that exists.
     pub const ALL: u8 = 0x1f;
 }
 
 /// Return codes of PVALIDATE, RMPADJUST, RMPQUERY, RMPUPDATE and PSMASH (instructions.csv).
 pub mod code {
-    /// Done.
-    pub const SUCCESS: u32 = 0;
-    /// Bad operand.
-    pub const FAIL_INPUT: u32 = 1;
-    /// Not allowed.
-    pub const FAIL_PERMISSION: u32 = 2;
-    /// The entry or its VMSA is in use.
-    pub const FAIL_INUSE: u32 = 3;
-    /// A 4K and a 2M entry collide.
-    pub const FAIL_OVERLAP: u32 = 4;
-    /// 2M request on a 4K entry.
-    pub const FAIL_SIZEMISMATCH: u32 = 6;
+    numbers! {
+        pub u32:
+        /// Done.
+        SUCCESS = 0;
+        /// Bad operand.
+        FAIL_INPUT = 1;
+        /// Not allowed.
+        FAIL_PERMISSION = 2;
+        /// The entry or its VMSA is in use.
+        FAIL_INUSE = 3;
+        /// A 4K and a 2M entry collide.
+        FAIL_OVERLAP = 4;
+        /// 2M request on a 4K entry.
+        FAIL_SIZEMISMATCH = 6;
+    }
 }
 
 /// Bits of EXITINFO1 of a nested page fault (RMP-040 to RMP-045).
 pub mod npf {
-    /// The nested mapping was present.
-    pub const PRESENT: u64 = 1 << 0;
-    /// Write.
-    pub const WRITE: u64 = 1 << 1;
-    /// CPL 3.
-    pub const USER: u64 = 1 << 2;
-    /// Instruction fetch.
-    pub const FETCH: u64 = 1 << 4;
-    /// Caused by an RMP or VMPL check.
-    pub const RMP: u64 = 1 << 31;
-    /// Fault on the final guest address.
-    pub const FINAL: u64 = 1 << 32;
-    /// The effective C-bit was 1.
-    pub const ENC: u64 = 1 << 34;
-    /// Size conflict of PVALIDATE or RMPADJUST with the entry.
-    pub const SIZEM: u64 = 1 << 35;
-    /// Denied by the permission mask.
-    pub const VMPL: u64 = 1 << 36;
+    numbers! {
+        pub u64:
+        /// The nested mapping was present.
+        PRESENT = 1 << 0;
+        /// Write.
+        WRITE = 1 << 1;
+        /// CPL 3.
+        USER = 1 << 2;
+        /// Instruction fetch.
+        FETCH = 1 << 4;
+        /// Caused by an RMP or VMPL check.
+        RMP = 1 << 31;
+        /// Fault on the final guest address.
+        FINAL = 1 << 32;
+        /// The effective C-bit was 1.
+        ENC = 1 << 34;
+        /// Size conflict of PVALIDATE or RMPADJUST with the entry.
+        SIZEM = 1 << 35;
+        /// Denied by the permission mask.
+        VMPL = 1 << 36;
+    }
 }
 
 /// The one guest of this machine.

@@ -15,34 +15,40 @@ use crate::{Answer, Entry, EventKind, LARGE_PAGE_SIZE, Machine, PAGE_SIZE, Regs,
 
 /// Exit codes (vc_exit_codes.csv).
 pub mod exit_code {
-    /// A physical interrupt: the operation has not happened and is repeated.
-    pub const INTR: u64 = 0x60;
-    /// #VC of a VMSA with ReflectVC; its own code is in the VMSA.
-    pub const VC: u64 = 0x5d;
-    /// CPUID (a #VC code).
-    pub const CPUID: u64 = 0x72;
-    /// HLT.
-    pub const HLT: u64 = 0x78;
-    /// RDMSR or WRMSR (a #VC code).
-    pub const MSR: u64 = 0x7c;
-    /// Nested page fault; EXITINFO1 has the bits of [`rmp::npf`](crate::rmp::npf), EXITINFO2 the address.
-    pub const NPF: u64 = 0x400;
-    /// VMGEXIT.
-    pub const VMGEXIT: u64 = 0x403;
-    /// Page not validated (a #VC code).
-    pub const PAGE_NOT_VALIDATED: u64 = 0x404;
+    numbers! {
+        pub u64:
+        /// A physical interrupt: the operation has not happened and is repeated.
+        INTR = 0x60;
+        /// #VC of a VMSA with ReflectVC; its own code is in the VMSA.
+        VC = 0x5d;
+        /// CPUID (a #VC code).
+        CPUID = 0x72;
+        /// HLT.
+        HLT = 0x78;
+        /// RDMSR or WRMSR (a #VC code).
+        MSR = 0x7c;
+        /// Nested page fault; EXITINFO1 has the bits of [`rmp::npf`](crate::rmp::npf), EXITINFO2 the address.
+        NPF = 0x400;
+        /// VMGEXIT.
+        VMGEXIT = 0x403;
+        /// Page not validated (a #VC code).
+        PAGE_NOT_VALIDATED = 0x404;
+    }
     /// The program ended. Not an architectural exit: a code of the range that is left to software.
     pub const END: u64 = 0xf000_0000;
 }
 
 /// Model specific registers (sev_features.csv).
 pub mod msr {
-    /// GHCB.
-    pub const GHCB: u32 = 0xc001_0130;
-    /// SEV_STATUS.
-    pub const SEV_STATUS: u32 = 0xc001_0131;
-    /// EFER.
-    pub const EFER: u32 = 0xc000_0080;
+    numbers! {
+        pub u32:
+        /// GHCB.
+        GHCB = 0xc001_0130;
+        /// SEV_STATUS.
+        SEV_STATUS = 0xc001_0131;
+        /// EFER.
+        EFER = 0xc000_0080;
+    }
 }
 
 /// What the host sees of an exit.

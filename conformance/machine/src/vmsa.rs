@@ -3,52 +3,56 @@
 use crate::Regs;
 use crate::memory::PageBytes;
 
-/// VMPL at which the VMSA runs, one byte.
-pub const VMPL: usize = 0x0ca;
-/// EFER.
-pub const EFER: usize = 0x0d0;
-/// RFLAGS.
-pub const RFLAGS: usize = 0x170;
-/// RIP.
-pub const RIP: usize = 0x178;
-/// RSP.
-pub const RSP: usize = 0x1d8;
-/// RAX.
-pub const RAX: usize = 0x1f8;
-/// RCX.
-pub const RCX: usize = 0x308;
-/// RDX.
-pub const RDX: usize = 0x310;
-/// RBX.
-pub const RBX: usize = 0x318;
-/// R8.
-pub const R8: usize = 0x340;
-/// R9.
-pub const R9: usize = 0x348;
-/// EXITINFO1 of the last automatic exit.
-pub const GUEST_EXITINFO1: usize = 0x390;
-/// EXITINFO2 of the last automatic exit.
-pub const GUEST_EXITINFO2: usize = 0x398;
-/// Event that was being delivered at the exit.
-pub const GUEST_EXITINTINFO: usize = 0x3a0;
-/// Next RIP at the exit.
-pub const GUEST_NRIP: usize = 0x3a8;
-/// SEV_FEATURES.
-pub const SEV_FEATURES: usize = 0x3b0;
-/// Virtual interrupt control.
-pub const VINTR_CTRL: usize = 0x3b8;
-/// Exit code of the last automatic exit.
-pub const GUEST_EXIT_CODE: usize = 0x3c0;
-/// Virtual top of memory.
-pub const VIRTUAL_TOM: usize = 0x3c8;
-/// TLB bookkeeping.
-pub const TLB_ID: usize = 0x3d0;
-/// 0 forces a TLB flush at the next VMRUN.
-pub const PCPU_ID: usize = 0x3d8;
-/// Event injection.
-pub const EVENT_INJ: usize = 0x3e0;
-/// XCR0.
-pub const XCR0: usize = 0x3e8;
+numbers! {
+    pub usize:
+    /// VMPL at which the VMSA runs, one byte.
+    VMPL = 0x0ca;
+    /// EFER.
+    EFER = 0x0d0;
+    /// RFLAGS.
+    RFLAGS = 0x170;
+    /// RIP.
+    RIP = 0x178;
+    /// RSP.
+    RSP = 0x1d8;
+    /// RAX.
+    RAX = 0x1f8;
+    /// RCX.
+    RCX = 0x308;
+    /// RDX.
+    RDX = 0x310;
+    /// RBX.
+    RBX = 0x318;
+    /// R8.
+    R8 = 0x340;
+    /// R9.
+    R9 = 0x348;
+    /// EXITINFO1 of the last automatic exit.
+    GUEST_EXITINFO1 = 0x390;
+    /// EXITINFO2 of the last automatic exit.
+    GUEST_EXITINFO2 = 0x398;
+    /// Event that was being delivered at the exit.
+    GUEST_EXITINTINFO = 0x3a0;
+    /// Next RIP at the exit.
+    GUEST_NRIP = 0x3a8;
+    /// SEV_FEATURES.
+    SEV_FEATURES = 0x3b0;
+    /// Virtual interrupt control.
+    VINTR_CTRL = 0x3b8;
+    /// Exit code of the last automatic exit.
+    GUEST_EXIT_CODE = 0x3c0;
+    /// Virtual top of memory.
+    VIRTUAL_TOM = 0x3c8;
+    /// TLB bookkeeping.
+    TLB_ID = 0x3d0;
+    /// 0 forces a TLB flush at the next VMRUN.
+    PCPU_ID = 0x3d8;
+    /// Event injection.
+    EVENT_INJ = 0x3e0;
+    /// XCR0.
+    XCR0 = 0x3e8;
+}
+
 /// First byte behind the saved state; from here on reserved or intercept words.
 pub const END_OF_STATE: usize = 0x900;
 
@@ -59,18 +63,21 @@ pub const VINTR_CTRL_BUSY: u64 = 1 << 63;
 
 /// Bits of SEV_FEATURES (sev_features.csv).
 pub mod features {
-    /// SNP active.
-    pub const SNP_ACTIVE: u64 = 1 << 0;
-    /// vTOM.
-    pub const VTOM: u64 = 1 << 1;
-    /// #VC events become exits.
-    pub const REFLECT_VC: u64 = 1 << 2;
-    /// Only #HV may be injected.
-    pub const RESTRICTED_INJECTION: u64 = 1 << 3;
-    /// Events come from the VMSA.
-    pub const ALTERNATE_INJECTION: u64 = 1 << 4;
-    /// Secure AVIC.
-    pub const SECURE_AVIC: u64 = 1 << 16;
+    numbers! {
+        pub u64:
+        /// SNP active.
+        SNP_ACTIVE = 1 << 0;
+        /// vTOM.
+        VTOM = 1 << 1;
+        /// #VC events become exits.
+        REFLECT_VC = 1 << 2;
+        /// Only #HV may be injected.
+        RESTRICTED_INJECTION = 1 << 3;
+        /// Events come from the VMSA.
+        ALTERNATE_INJECTION = 1 << 4;
+        /// Secure AVIC.
+        SECURE_AVIC = 1 << 16;
+    }
     /// Bits 20:17 and 62:22 are reserved.
     pub const RESERVED: u64 = (0xf << 17) | (((1 << 63) - 1) & !((1 << 22) - 1));
 }

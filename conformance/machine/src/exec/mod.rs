@@ -2,7 +2,7 @@
 
 mod access;
 mod memory_ops;
-mod rmp_ops;
+pub(crate) mod rmp_ops;
 mod system;
 
 pub(crate) use access::Access;

@@ -6,9 +6,9 @@ use crate::rmp::{GUEST_ASID, RmpEntry, code, npf, perm};
 use crate::{Answer, LARGE_PAGE_SIZE, Machine, PAGE_SIZE, PAGES_PER_LARGE};
 
 /// RMPADJUST RDX: VMSA attribute.
-const RDX_VMSA: u64 = 1 << 16;
+pub(crate) const RDX_VMSA: u64 = 1 << 16;
 /// RMPADJUST RDX: reserved, together with the reserved bits of the mask.
-const RDX_RESERVED: u64 = !0x1_1fff;
+pub(crate) const RDX_RESERVED: u64 = !0x1_1fff;
 
 /// What an instruction works on.
 struct Page {

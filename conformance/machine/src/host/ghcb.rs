@@ -7,34 +7,38 @@ use super::At;
 use super::policy::Policy;
 use crate::Machine;
 
-/// Offset of RAX in the page.
-pub(super) const RAX: usize = 0x1f8;
-/// Offset of RCX.
-pub(super) const RCX: usize = 0x308;
-/// Offset of RDX.
-pub(super) const RDX: usize = 0x310;
-/// Offset of RBX.
-pub(super) const RBX: usize = 0x318;
-/// Offset of SW_EXITCODE.
-pub(super) const SW_EXIT_CODE: usize = 0x390;
-/// Offset of SW_EXITINFO1.
-pub(super) const SW_EXIT_INFO_1: usize = 0x398;
-/// Offset of SW_EXITINFO2.
-pub(super) const SW_EXIT_INFO_2: usize = 0x3a0;
-/// Offset of SW_SCRATCH.
-pub(super) const SW_SCRATCH: usize = 0x3a8;
-/// Offset of XCR0.
-pub(super) const XCR0: usize = 0x3e8;
-/// Offset of the valid bitmap, 16 bytes: bit n is for the quadword at 8 * n.
-pub(super) const VALID_BITMAP: usize = 0x3f0;
-/// Offset of the shared buffer.
-pub(super) const SHARED_BUFFER: usize = 0x800;
+numbers! {
+    pub(super) usize:
+    /// Offset of RAX in the page.
+    RAX = 0x1f8;
+    /// Offset of RCX.
+    RCX = 0x308;
+    /// Offset of RDX.
+    RDX = 0x310;
+    /// Offset of RBX.
+    RBX = 0x318;
+    /// Offset of SW_EXITCODE.
+    SW_EXIT_CODE = 0x390;
+    /// Offset of SW_EXITINFO1.
+    SW_EXIT_INFO_1 = 0x398;
+    /// Offset of SW_EXITINFO2.
+    SW_EXIT_INFO_2 = 0x3a0;
+    /// Offset of SW_SCRATCH.
+    SW_SCRATCH = 0x3a8;
+    /// Offset of XCR0.
+    XCR0 = 0x3e8;
+    /// Offset of the valid bitmap, 16 bytes: bit n is for the quadword at 8 * n.
+    VALID_BITMAP = 0x3f0;
+    /// Offset of the shared buffer.
+    SHARED_BUFFER = 0x800;
+    /// Offset of the protocol version, 2 bytes.
+    VERSION = 0xffa;
+    /// Offset of the usage, 4 bytes; 0 is the layout above.
+    USAGE = 0xffc;
+}
+
 /// First byte behind the shared buffer.
 pub(super) const SHARED_BUFFER_END: usize = 0xff0;
-/// Offset of the protocol version, 2 bytes.
-pub(super) const VERSION: usize = 0xffa;
-/// Offset of the usage, 4 bytes; 0 is the layout above.
-pub(super) const USAGE: usize = 0xffc;
 
 /// SW_EXITINFO1 of a request that the host could not read; SW_EXITINFO2 has a [`Malformed`].
 pub(super) const STATUS_MALFORMED: u64 = 2;

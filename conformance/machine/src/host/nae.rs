@@ -7,24 +7,27 @@ use crate::op::Stop;
 use crate::{HostEvent, Machine, PAGE_SIZE};
 
 /// SW_EXITCODE values that this host serves.
-mod event {
-    pub(super) const RDTSC: u64 = 0x6e;
-    pub(super) const CPUID: u64 = 0x72;
-    pub(super) const INVD: u64 = 0x76;
-    pub(super) const IOIO: u64 = 0x7b;
-    pub(super) const MSR: u64 = 0x7c;
-    pub(super) const RDTSCP: u64 = 0x87;
-    pub(super) const WBINVD: u64 = 0x89;
-    pub(super) const RESET_HOLD: u64 = 0x8000_0004;
-    pub(super) const PAGE_STATE_CHANGE: u64 = 0x8000_0010;
-    pub(super) const GUEST_REQUEST: u64 = 0x8000_0011;
-    pub(super) const EXTENDED_GUEST_REQUEST: u64 = 0x8000_0012;
-    pub(super) const AP_CREATION: u64 = 0x8000_0013;
-    pub(super) const APIC_ID_LIST: u64 = 0x8000_0017;
-    pub(super) const RUN_VMPL: u64 = 0x8000_0018;
-    pub(super) const FEATURES: u64 = 0x8000_fffd;
-    pub(super) const TERMINATE: u64 = 0x8000_fffe;
-    pub(super) const UNSUPPORTED: u64 = 0x8000_ffff;
+pub(super) mod event {
+    numbers! {
+        pub(super) u64:
+        RDTSC = 0x6e;
+        CPUID = 0x72;
+        INVD = 0x76;
+        IOIO = 0x7b;
+        MSR = 0x7c;
+        RDTSCP = 0x87;
+        WBINVD = 0x89;
+        RESET_HOLD = 0x8000_0004;
+        PAGE_STATE_CHANGE = 0x8000_0010;
+        GUEST_REQUEST = 0x8000_0011;
+        EXTENDED_GUEST_REQUEST = 0x8000_0012;
+        AP_CREATION = 0x8000_0013;
+        APIC_ID_LIST = 0x8000_0017;
+        RUN_VMPL = 0x8000_0018;
+        FEATURES = 0x8000_fffd;
+        TERMINATE = 0x8000_fffe;
+        UNSUPPORTED = 0x8000_ffff;
+    }
 }
 
 /// x2APIC interrupt command register.
@@ -32,9 +35,9 @@ const X2APIC_ICR: u64 = 0x830;
 /// Time stamp counter.
 const TSC: u64 = 0x10;
 /// SW_EXITINFO1 of IOIO: IN.
-const IOIO_IN: u64 = 1 << 0;
+pub(super) const IOIO_IN: u64 = 1 << 0;
 /// SW_EXITINFO1 of IOIO: string instruction.
-const IOIO_STRING: u64 = 1 << 2;
+pub(super) const IOIO_STRING: u64 = 1 << 2;
 
 /// What becomes of an event.
 enum Served {

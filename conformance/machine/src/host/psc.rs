@@ -10,13 +10,13 @@ use crate::{Machine, PAGE_SIZE};
 /// Frame bits of an entry, as an address.
 pub(super) const FRAME_BITS: u64 = 0x000f_ffff_ffff_f000;
 /// Bytes of the header.
-const HEADER: usize = 8;
+pub(super) const HEADER: usize = 8;
 /// SW_EXITINFO2: the header is not valid.
-const INVALID_HEADER: u64 = 1 << 32 | 1;
+pub(super) const INVALID_HEADER: u64 = 1 << 32 | 1;
 /// SW_EXITINFO2: an entry is not valid.
-const INVALID_ENTRY: u64 = 1 << 32 | 2;
+pub(super) const INVALID_ENTRY: u64 = 1 << 32 | 2;
 /// SW_EXITINFO2: the change failed.
-const FAILED: u64 = 0x100 << 32;
+pub(super) const FAILED: u64 = 0x100 << 32;
 
 /// What an entry asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,18 +15,21 @@ use super::{
 
 /// Page types of a launch update.
 pub mod page_type {
-    /// Contents are measured.
-    pub const NORMAL: u8 = 1;
-    /// Contents are measured and the page becomes a VMSA.
-    pub const VMSA: u8 = 2;
-    /// The firmware zeroes the page.
-    pub const ZERO: u8 = 3;
-    /// Encrypted but its contents are not measured.
-    pub const UNMEASURED: u8 = 4;
-    /// The firmware fills it with the secrets page.
-    pub const SECRETS: u8 = 5;
-    /// The firmware checks it.
-    pub const CPUID: u8 = 6;
+    numbers! {
+        pub u8:
+        /// Contents are measured.
+        NORMAL = 1;
+        /// Contents are measured and the page becomes a VMSA.
+        VMSA = 2;
+        /// The firmware zeroes the page.
+        ZERO = 3;
+        /// Encrypted but its contents are not measured.
+        UNMEASURED = 4;
+        /// The firmware fills it with the secrets page.
+        SECRETS = 5;
+        /// The firmware checks it.
+        CPUID = 6;
+    }
 }
 
 /// A guest policy the platform keeps: SMT allowed and the bit that must be one.

@@ -14,12 +14,15 @@ use super::{
 
 /// Message types; a response has the type of its request plus one.
 pub mod msg_type {
-    /// MSG_KEY_REQ.
-    pub const KEY_REQ: u8 = 3;
-    /// MSG_REPORT_REQ.
-    pub const REPORT_REQ: u8 = 5;
-    /// MSG_TSC_INFO_REQ.
-    pub const TSC_INFO_REQ: u8 = 17;
+    numbers! {
+        pub u8:
+        /// MSG_KEY_REQ.
+        KEY_REQ = 3;
+        /// MSG_REPORT_REQ.
+        REPORT_REQ = 5;
+        /// MSG_TSC_INFO_REQ.
+        TSC_INFO_REQ = 17;
+    }
     /// The highest type the tables know, a response.
     pub const LAST: u8 = 18;
 }

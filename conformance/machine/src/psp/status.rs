@@ -15,21 +15,24 @@
 //! error means that the message was not consumed. Faults in an authentic payload are answered inside the encrypted
 //! response, which consumes the message.
 
-/// No fault.
-pub const SUCCESS: u32 = 0x00;
-/// The guest is not in the state the command needs.
-pub const INVALID_GUEST_STATE: u32 = 0x02;
-/// The guest policy cannot be kept.
-pub const POLICY_FAILURE: u32 = 0x07;
-/// An address is invalid.
-pub const INVALID_ADDRESS: u32 = 0x09;
-/// Something measured or authenticated has another value than it should.
-pub const BAD_MEASUREMENT: u32 = 0x0b;
-/// The firmware does not do this.
-pub const UNSUPPORTED: u32 = 0x15;
-/// A parameter is invalid.
-pub const INVALID_PARAMETER: u32 = 0x16;
-/// The message numbers of a key are used up.
-pub const AEAD_OVERFLOW: u32 = 0x1d;
-/// The selected key does not exist.
-pub const INVALID_KEY: u32 = 0x27;
+numbers! {
+    pub u32:
+    /// No fault.
+    SUCCESS = 0x00;
+    /// The guest is not in the state the command needs.
+    INVALID_GUEST_STATE = 0x02;
+    /// The guest policy cannot be kept.
+    POLICY_FAILURE = 0x07;
+    /// An address is invalid.
+    INVALID_ADDRESS = 0x09;
+    /// Something measured or authenticated has another value than it should.
+    BAD_MEASUREMENT = 0x0b;
+    /// The firmware does not do this.
+    UNSUPPORTED = 0x15;
+    /// A parameter is invalid.
+    INVALID_PARAMETER = 0x16;
+    /// The message numbers of a key are used up.
+    AEAD_OVERFLOW = 0x1d;
+    /// The selected key does not exist.
+    INVALID_KEY = 0x27;
+}

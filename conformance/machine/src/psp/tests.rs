@@ -8,6 +8,7 @@ use super::{
 };
 
 mod channel;
+mod facts;
 mod services;
 
 fn launched(seed: u64) -> SecurityProcessor {

@@ -83,9 +83,6 @@
 //! In no row and no code: values of TSC_FREQUENCY, MINOR and MAJOR version, XFAM, CPUSVN and of the module's measurement;
 //! limits of segments at the start; that a memory access of an L2 is three bytes long when L1 emulates it.
 
-#[macro_use]
-mod numbers;
-
 mod config;
 mod counters;
 mod exec;
