@@ -141,12 +141,15 @@ pub trait Grant: Validate {
 
     /// Takes every right of every lower level on the pages away and notes it in `cut`. The contents stay.
     ///
+    /// For [`Origin::Request`] a block of a size that [`rescind_from`](Self::rescind_from) would report is reported here, before
+    /// anything behind it is cut: a request stops at it anyway, and what was cut in vain would have to be granted again.
+    ///
     /// After an error the first `done` frames are cut, and `cut` covers them. On the block at frame `done` some levels may
     /// have lost their rights too, which `cut` covers as well: the caller regrants that block with the others.
     ///
     /// # Errors
     /// `OutOfRange`; `Refused`, `InUse`, `SizeMismatch`, `Inaccessible` from the machine.
-    fn withdraw(&mut self, range: FrameRange, cut: &mut Self::Cut) -> Result<(), Stopped<Self::Error>>;
+    fn withdraw(&mut self, range: FrameRange, by: Origin, cut: &mut Self::Cut) -> Result<(), Stopped<Self::Error>>;
 
     /// Proves that no vCPU can use what was cut. Costs nothing for a cut of nothing, and one flush at most.
     ///

@@ -2,7 +2,8 @@
 
 use coco_part_api::range::{FRAMES_PER_LARGE, PageSize as BlockSize};
 use coco_part_api::{
-    Block, Error, ErrorKind, FrameRange, Grants, GuestLevel, GuestMemory, HostState, RangeError, Rights, Stopped,
+    Block, Error, ErrorKind, FrameRange, Grants, GuestLevel, GuestMemory, HostState, Origin, RangeError, Rights,
+    Stopped,
 };
 
 use super::{L1, permissions, vmpl};
@@ -20,6 +21,16 @@ pub(super) enum OnMismatch {
     Split,
     /// It is reported.
     Report,
+}
+
+impl OnMismatch {
+    /// What a request is told, L1 sees to itself.
+    pub(super) const fn of(by: Origin) -> Self {
+        match by {
+            Origin::Monitor => Self::Split,
+            Origin::Request => Self::Report,
+        }
+    }
 }
 
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {

@@ -42,7 +42,7 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         let step = |l1: &mut Self, block: Block| l1.validate_block(block, grants);
         match by {
             Origin::Monitor => self.with_private(range, step),
-            Origin::Request => self.each(range, OnMismatch::Report, step),
+            Origin::Request => self.each(range, OnMismatch::of(by), step),
         }
     }
 
@@ -53,13 +53,13 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         self.each(range, OnMismatch::Split, |l1, block| l1.grant_block(block, grants))
     }
 
-    /// RMPADJUST to no rights, for each level in use.
+    /// RMPADJUST to no rights, for each level in use. For [`Origin::Request`] a size mismatch is reported.
     ///
     /// At the block where it stops, the levels before the one that failed have no rights any more, and `cut` covers them.
     /// What they had is not known here: the caller, who knows the grants, regrants that block as well.
-    fn withdraw(&mut self, range: FrameRange, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
+    fn withdraw(&mut self, range: FrameRange, by: Origin, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
         self.map.check(range).map_err(at_start)?;
-        self.each(range, OnMismatch::Split, |l1, block| {
+        self.each(range, OnMismatch::of(by), |l1, block| {
             for &level in l1.levels {
                 l1.adjust(block, level, Rights::empty())?;
                 cut.pending = true;
@@ -91,10 +91,7 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         _proof: &Flushed,
     ) -> Result<(), Stopped<SnpError>> {
         self.map.check(range).map_err(at_start)?;
-        match by {
-            Origin::Monitor => self.give_up(range, OnMismatch::Split, then == After::Shared),
-            Origin::Request => self.give_up(range, OnMismatch::Report, false),
-        }
+        self.give_up(range, OnMismatch::of(by), by == Origin::Monitor && then == After::Shared)
     }
 
     /// RMPADJUST for each level in use. The old rights are not known, so everything but all rights counts as a cut.

@@ -1,6 +1,6 @@
 //! Pages of L1 itself.
 
-use coco_part_api::{After, Block, FrameRange, Grant, Grants, GuestMemory, HostState, Stopped, Validate};
+use coco_part_api::{After, Block, FrameRange, Grant, Grants, GuestMemory, HostState, Origin, Stopped, Validate};
 
 use super::L1;
 use super::blocks::{OnMismatch, next_part};
@@ -27,7 +27,7 @@ impl<P: Port, M: GuestMemory> Validate for L1<'_, P, M> {
     /// Where it stops, pages behind may have lost rights of lower levels, and nothing else. If the host does not do its part for pages that are not valid any more, they count as not done; they are unassigned.
     fn rescind(&mut self, range: FrameRange, then: After) -> Result<(), Stopped<SnpError>> {
         let mut cut = Cut::default();
-        let withdrawn = self.withdraw(range, &mut cut);
+        let withdrawn = self.withdraw(range, Origin::Monitor, &mut cut);
         if cut.is_pending() {
             self.flush();
         }

@@ -248,8 +248,9 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         self.write_each(range, change)
     }
 
-    /// TDG.MEM.PAGE.ATTR.WR with no right for any VM, and INVEPT on this processor.
-    fn withdraw(&mut self, range: FrameRange, cut: &mut Cut) -> Step<M::Fault> {
+    /// TDG.MEM.PAGE.ATTR.WR with no right for any VM, and INVEPT on this processor. Giving up knows no sizes, so none is
+    /// reported.
+    fn withdraw(&mut self, range: FrameRange, _by: Origin, cut: &mut Cut) -> Step<M::Fault> {
         self.check(range)?;
         let change = self.exactly_and_flush(&Grants::NONE);
         let result = self.write_each(range, change);

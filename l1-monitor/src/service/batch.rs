@@ -122,7 +122,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         let mut cut_end = batch.end;
         for index in batch.first..batch.end {
             let Some(range) = batch.range(index) else { continue };
-            if let Err(stopped) = self.backend.withdraw(range, &mut cut) {
+            if let Err(stopped) = self.backend.withdraw(range, Origin::Request, &mut cut) {
                 cut_end = index;
                 uncut = Some(stopped);
                 break;

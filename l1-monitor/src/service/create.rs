@@ -1,7 +1,7 @@
 //! CREATE_VCPU: a page that the guest filled becomes the state of a new vCPU.
 
 use coco_part_api::svsm::CallResult;
-use coco_part_api::{Error, ErrorKind, FrameRange, Monitor as Backend, Processor, Source, Terms, VcpuId};
+use coco_part_api::{Error, ErrorKind, FrameRange, Monitor as Backend, Origin, Processor, Source, Terms, VcpuId};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
 use crate::call::{Call, failed, frame, refused};
@@ -81,7 +81,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     fn admit(&mut self, claim: Claim<'a>, record: &Record) -> Result<B::Seed, CallResult> {
         let range = FrameRange::of(record.state);
         let mut cut = B::Cut::default();
-        let withdrawn = self.backend.withdraw(range, &mut cut);
+        let withdrawn = self.backend.withdraw(range, Origin::Request, &mut cut);
         // After an error, too: one level may have lost its right before the next one failed.
         let Some(proof) = self.flush(cut) else {
             claim.commit(State::Quarantined);

@@ -241,6 +241,26 @@ fn a_cut_that_does_nothing_flushes_nothing() {
 }
 
 #[test]
+fn a_list_of_blocks_that_are_all_of_another_size_costs_each_of_them_once() {
+    let fixture = Fixture::new();
+    let blocks = [FRESH, FRESH + 512 * PAGE];
+    fixture.list(&blocks.map(|at| large(at, Action::Validate)));
+    fixture.world.clear_log();
+    // As a kernel does: it leaves the entry for later and goes on behind it.
+    for (next, at) in blocks.into_iter().enumerate() {
+        fixture.world.fail(At::Withdraw, 0, 0, ErrorKind::SizeMismatch);
+        fixture.write_list(LIST, 2, next as u16, &blocks.map(|at| large(at, Action::Rescind)));
+        assert_eq!(fixture.call(PVALIDATE, LIST, 0, 0), CallResult::FAIL_SIZE_MISMATCH);
+        assert_eq!(fixture.cursor(LIST), next as u16);
+        let block = range(at, 512);
+        let wanted = [Op::Withdraw(block), Op::Redeem { is_empty: true }, Op::Regrant(block)];
+        assert_eq!(fixture.world.instructions(), wanted);
+        fixture.world.clear_log();
+    }
+    assert!(is_consistent(&fixture));
+}
+
+#[test]
 fn the_block_at_which_a_cut_stopped_has_its_rights_back() {
     for done in [0, 7] {
         let fixture = Fixture::new();

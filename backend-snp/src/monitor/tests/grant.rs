@@ -125,7 +125,7 @@ fn the_block_at_which_a_withdrawal_stops_can_be_regranted() {
     let before = bench.machine.rmp();
     bench.machine.break_after(3, Broken::Code(3));
     let mut cut = Cut::default();
-    let stopped = l1.withdraw(range(0x3_0000, 3), &mut cut).unwrap_err();
+    let stopped = l1.withdraw(range(0x3_0000, 3), Origin::Monitor, &mut cut).unwrap_err();
     assert_eq!(stopped.done, 1);
     assert_eq!(bench.machine.with(|world| world.entry(0x31).rights), [0, 0, 1, 0], "level 1 lost its right");
     let proof = l1.redeem(cut).unwrap();
@@ -174,7 +174,7 @@ fn taking_a_page_back_revokes_flushes_and_gives_up_in_this_order() {
     l1.validate_for(range(FREE, 1), &Grants::one(GuestLevel::ONE, Rights::RAM), Origin::Monitor).unwrap();
     bench.machine.take_log();
     let mut cut = Cut::default();
-    l1.withdraw(range(FREE, 1), &mut cut).unwrap();
+    l1.withdraw(range(FREE, 1), Origin::Monitor, &mut cut).unwrap();
     let proof = l1.redeem(cut).unwrap();
     l1.rescind_from(range(FREE, 1), After::Shared, Origin::Monitor, &proof).unwrap();
     assert_eq!(
@@ -210,7 +210,7 @@ fn nothing_cut_costs_no_flush() {
         &mut cut,
     )
     .unwrap();
-    assert!(l1.withdraw(range(RAM, 1), &mut cut).is_err());
+    assert!(l1.withdraw(range(RAM, 1), Origin::Monitor, &mut cut).is_err());
     bench.machine.take_log();
     l1.redeem(cut).unwrap();
     assert_eq!(bench.machine.take_log(), []);
@@ -227,7 +227,7 @@ fn a_withdrawal_that_stops_is_exact_and_its_cut_is_kept() {
     let mut l1 = bench.start(0);
     bench.machine.break_after(4, Broken::Code(3));
     let mut cut = Cut::default();
-    let stopped = l1.withdraw(range(0x3_0000, 4), &mut cut).unwrap_err();
+    let stopped = l1.withdraw(range(0x3_0000, 4), Origin::Monitor, &mut cut).unwrap_err();
     assert_eq!((stopped.done, stopped.cause.kind()), (2, ErrorKind::InUse));
     bench.machine.take_log();
     l1.redeem(cut).unwrap();
@@ -241,10 +241,28 @@ fn a_withdrawal_of_small_entries_falls_back() {
     l1.validate(range(FREE, 512)).unwrap();
     bench.machine.with(|world| world.small.insert(FREE >> 21));
     bench.machine.take_log();
-    l1.withdraw(range(FREE, 512), &mut Cut::default()).unwrap();
+    l1.withdraw(range(FREE, 512), Origin::Monitor, &mut Cut::default()).unwrap();
     let log = bench.machine.take_log();
     assert_eq!(log.len(), 1 + 2 * 512);
     assert_eq!(log[1], adjust(FREE, 1, 0));
+}
+
+#[test]
+fn a_withdrawal_for_a_request_stops_at_an_entry_of_another_size_and_cuts_nothing_of_it() {
+    let grants = Grants::one(GuestLevel::ONE, Rights::RAM);
+    let bench = Bench::new();
+    let mut l1 = bench.start(0);
+    l1.validate_for(range(FREE, 1024), &grants, Origin::Monitor).unwrap();
+    bench.machine.with(|world| world.small.insert((FREE >> 21) + 1));
+    bench.machine.take_log();
+    let mut cut = Cut::default();
+    let stopped = l1.withdraw(range(FREE, 1024), Origin::Request, &mut cut).unwrap_err();
+    assert_eq!((stopped.done, stopped.cause.kind()), (512, ErrorKind::SizeMismatch));
+    let rights = |at: u64| bench.machine.with(|world| world.entry(at >> 12).rights[1]);
+    assert_eq!((rights(FREE), rights(FREE + LARGE)), (0, 0xf));
+    // Two levels of the block before, and the one refusal.
+    assert_eq!(bench.machine.take_log().len(), 3);
+    assert!(cut.is_pending());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use coco_part_api::{Error as _, ErrorKind, Exit, Grant, NotYet, RunLevel};
+use coco_part_api::{Error as _, ErrorKind, Exit, Grant, NotYet, Origin, RunLevel};
 
 use super::*;
 use crate::abi::status::Status;
@@ -22,7 +22,7 @@ fn shutdown() -> Regs {
 fn cut(l1: &mut Tested, script: &Script, into: &mut Cut) {
     let takes = Regs { rcx: 0x1000, rdx: 0x8000_8000_0000, r8: 0x807f_807f_0000, ..Regs::default() };
     script.call(Leaf::MEM_PAGE_ATTR_WR, takes, Regs::default());
-    l1.withdraw(range(0x1000, 0x1000), into).unwrap();
+    l1.withdraw(range(0x1000, 0x1000), Origin::Monitor, into).unwrap();
     script.done();
 }
 
@@ -130,7 +130,7 @@ fn a_cut_that_broke_off_is_invalidated_here_too() {
     let takes = Regs { rcx: 0x1000, rdx: 0x8000_8000_0000, r8: 0x807f_807f_0000, ..Regs::default() };
     script.call(Leaf::MEM_PAGE_ATTR_WR, takes, status(Status::OPERAND_INVALID.0));
     let mut mine = Cut::default();
-    assert_eq!(cause(l1.withdraw(range(0x1000, 0x1000), &mut mine)).0, 0);
+    assert_eq!(cause(l1.withdraw(range(0x1000, 0x1000), Origin::Monitor, &mut mine)).0, 0);
     script.enter(ENTER_ONE | INVALIDATE, REGISTERS, shutdown(), || ());
     l1.run(ONE).unwrap();
 }

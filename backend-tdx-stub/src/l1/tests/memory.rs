@@ -144,7 +144,7 @@ fn a_range_outside_of_the_map_costs_no_call() {
         l1.rescind(outside, After::Shared),
         l1.validate_for(outside, &grants, Origin::Request),
         l1.publish(outside, &grants),
-        l1.withdraw(outside, &mut cut),
+        l1.withdraw(outside, Origin::Monitor, &mut cut),
         l1.regrant(outside, &grants, &proof),
         l1.rescind_from(outside, After::Shared, Origin::Request, &proof),
         l1.set_rights(outside, &grants, &mut cut),
@@ -284,7 +284,7 @@ fn withdrawing_removes_every_alias_and_keeps_count() {
     attributes(&script, LARGE | 1, NOTHING, ALL_BITS_INVEPT, 0);
     attributes(&script, 2 * LARGE, NOTHING, ALL_BITS_INVEPT, Status::OPERAND_INVALID.0);
     let mut cut = Default::default();
-    let (done, error) = cause(l1.withdraw(range(LARGE, LARGE + 0x1000), &mut cut));
+    let (done, error) = cause(l1.withdraw(range(LARGE, LARGE + 0x1000), Origin::Monitor, &mut cut));
     assert_eq!((done, error.kind()), (512, ErrorKind::Refused));
     assert!(l1.redeem(cut).is_ok(), "no other vCPU is inside");
 }
@@ -294,7 +294,7 @@ fn a_withdrawn_page_is_regranted_with_its_contents() {
     let (mut l1, script, _ram) = l1();
     let mut cut = Default::default();
     attributes(&script, 0x1000, NOTHING, ALL_BITS_INVEPT, 0);
-    l1.withdraw(range(0x1000, 0x1000), &mut cut).unwrap();
+    l1.withdraw(range(0x1000, 0x1000), Origin::Monitor, &mut cut).unwrap();
     let proof = l1.redeem(cut).unwrap();
     attributes(&script, 0x1000, RAM_FOR_ONE, ALL_BITS, 0);
     l1.regrant(range(0x1000, 0x1000), &Grants::one(ONE, Rights::RAM), &proof).unwrap();

@@ -416,7 +416,7 @@ fn rights_on_invalid_page(bench: &mut Bench<Snp>) -> Check {
             stop(l1.rescind(free(1), After::Unassigned)),
             stop(l1.publish(free(1), &grants)),
             stop(l1.set_rights(free(1), &grants, &mut cut)),
-            stop(l1.withdraw(free(1), &mut cut)),
+            stop(l1.withdraw(free(1), Origin::Monitor, &mut cut)),
         ];
         // What was not cut needs no flush, but is redeemed all the same.
         let _ = l1.redeem(cut);

@@ -40,7 +40,7 @@ pub(super) fn rescind_in_order<P: Platform>(bench: &mut Bench<P>) -> Check {
         let pages = range(FREE, LARGE);
         same("validate_for", stop(l1.backend.validate_for(pages, &ram(), Origin::Monitor)), Ok(()))?;
         let mut cut = Default::default();
-        same("withdraw", stop(l1.backend.withdraw(pages, &mut cut)), Ok(()))?;
+        same("withdraw", stop(l1.backend.withdraw(pages, Origin::Monitor, &mut cut)), Ok(()))?;
         let proof = l1.backend.redeem(cut).map_err(|_| "the cut is not redeemed on one vCPU")?;
         let then = match l1.backend.capabilities().rescind_unassigned {
             Support::Yes => After::Unassigned,

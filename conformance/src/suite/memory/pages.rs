@@ -40,7 +40,7 @@ pub(super) fn range_outside_map<P: Platform>(bench: &mut Bench<P>) -> Check {
             same("validate_for", stop(l1.backend.validate_for(bad, &ram(), Origin::Monitor)), want)?;
             same("publish", stop(l1.backend.publish(bad, &ram())), want)?;
             let mut cut = Default::default();
-            same("withdraw", stop(l1.backend.withdraw(bad, &mut cut)), want)?;
+            same("withdraw", stop(l1.backend.withdraw(bad, Origin::Monitor, &mut cut)), want)?;
         }
         gates.1.wait(|| P::pause(cpu));
         Ok(())

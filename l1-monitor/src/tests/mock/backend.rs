@@ -123,7 +123,8 @@ impl Grant for MockBackend {
         })
     }
 
-    fn withdraw(&mut self, range: FrameRange, cut: &mut MockCut) -> Result<(), Stopped<MockError>> {
+    fn withdraw(&mut self, range: FrameRange, by: Origin, cut: &mut MockCut) -> Result<(), Stopped<MockError>> {
+        assert_eq!(by, Origin::Request);
         self.note(Op::Withdraw(range), |books| {
             assert!(!books.any(range, |page| !page.is_valid || page.is_state || page.rights.is_empty()));
             if let Some(failure) = books.failure(At::HalfWithdraw) {
