@@ -12,7 +12,7 @@ use crate::figures;
 use crate::mutants;
 use crate::platform::Platform;
 use crate::runner;
-use crate::snp::Snp;
+use crate::snp::{Snp, replay};
 use crate::suite::run::{CaseReport, run_case, run_with};
 use crate::suite::{Case, Report, cases};
 use crate::tdx::Tdx;
@@ -67,6 +67,15 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Print what an unmodified Linux guest asks for and is answered: a replay of its source
+    Replay {
+        /// Seed that decides which vCPU steps next
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Write the list to a file, too
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
     /// Print counted figures: world switches, instructions and flushes per piece of work
     Figures {
         /// Write them as JSON too
@@ -91,6 +100,7 @@ pub fn main() -> ExitCode {
             Tdx::NAME => trace::<Tdx>(&case, seed),
             _ => trace::<Snp>(&case, seed),
         },
+        Some(Command::Replay { seed, write }) => replay::print(seed, write.as_deref()),
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
     };
     match done {

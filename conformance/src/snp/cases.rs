@@ -7,5 +7,6 @@ use crate::suite::Case;
 pub(super) fn cases() -> Vec<Case<Snp>> {
     let mut all = super::host_cases::cases();
     all.extend(super::vcpu_cases::cases());
+    all.extend(super::replay::cases());
     all
 }

@@ -8,6 +8,7 @@ mod model;
 mod outside;
 mod platform;
 mod port;
+pub mod replay;
 mod sides;
 mod vcpu_cases;
 mod window;

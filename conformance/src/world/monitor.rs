@@ -113,8 +113,9 @@ fn start<'a, 'y, P: Platform>(
     let first = range(layout::GUEST, layout::CALL_AREA + layout::PAGE - layout::GUEST);
     monitor.backend().validate(first).map_err(|stop| format!("first pages: {}", stop.cause))?;
     shared.ledger.adopt(first, State::NotPrivate, State::Monitor).map_err(refused)?;
-    let rest = range(layout::CALL_AREA + layout::PAGE, layout::FREE - layout::CALL_AREA - layout::PAGE);
-    monitor.hand_over(rest).map_err(|error| format!("hand over: {error}"))?;
+    let rest = layout::CALL_AREA + layout::PAGE;
+    let end = layout::GUEST + home.options.handed_over;
+    monitor.hand_over(range(rest, end - rest)).map_err(|error| format!("hand over: {error}"))?;
 
     for vcpu in 1..home.options.vcpus {
         let new = NewVcpu {

@@ -14,6 +14,8 @@ pub struct Options<P: Platform> {
     pub vcpus: u8,
     /// Bytes of guest RAM.
     pub guest_bytes: u64,
+    /// Bytes of it that the guest has from the start, at least [`layout::HANDED_OVER`].
+    pub handed_over: u64,
     /// Guest levels in use; the guest runs at the last one.
     pub levels: Vec<GuestLevel>,
     /// How the host behaves.
@@ -37,6 +39,7 @@ impl<P: Platform> Default for Options<P> {
         Self {
             vcpus: 1,
             guest_bytes: 16 * layout::LARGE,
+            handed_over: layout::HANDED_OVER,
             levels: vec![GuestLevel::TWO],
             host: P::Host::default(),
             seed: 1,
@@ -54,6 +57,7 @@ impl<P: Platform> Clone for Options<P> {
         Self {
             vcpus: self.vcpus,
             guest_bytes: self.guest_bytes,
+            handed_over: self.handed_over,
             levels: self.levels.clone(),
             host: self.host.clone(),
             seed: self.seed,
