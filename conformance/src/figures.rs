@@ -1,8 +1,10 @@
 //! Counted figures: how many instructions, world switches and flushes a piece of work costs.
 //!
-//! Counts come from the SNP machine's own counters, so they are exact and the same on every computer.
+//! Counts come from the machines' own counters, so they are exact and the same on every computer.
 
+mod counted;
 mod measure;
+mod tdx;
 mod vcpus;
 
 use std::collections::BTreeMap;

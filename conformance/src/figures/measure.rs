@@ -1,28 +1,25 @@
-//! The measurements: worlds in which one piece of work is counted between two gates.
-
-use std::cell::RefCell;
-use std::rc::Rc;
+//! The measurements on the SNP machine.
 
 use coco_part_api::svsm::{CORE, CallId, QUERY_PROTOCOL};
-use coco_part_api::{After, CallMonitor, CallRegs, FrameRange, Grant, Grants, MemoryMap, Origin, Rights, Validate};
+use coco_part_api::{After, CallMonitor, CallRegs, FrameRange, Grant, Grants, Origin, Rights, Validate};
 use l1_monitor::Ledger;
-use l2_guest_shim::{Limits, Shim};
+use l2_guest_shim::Shim;
 use machine::Counters;
 
-use super::Figure;
-use super::vcpus;
+use super::counted::{self, text};
+use super::{Figure, tdx, vcpus};
 use crate::platform::Platform;
-use crate::snp::Snp;
-use crate::suite::{Check, Stop};
+use crate::snp::{Snp, SnpModel};
+use crate::suite::Check;
+use crate::world::Options;
 use crate::world::layout::{DATA, FREE, LARGE, PAGE, page, range};
-use crate::world::{Gate, L1, L2, Options, World};
 
 /// Bytes of the memory that is validated.
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 /// Small pages in it.
 const SMALL_PAGES: u64 = GIB / PAGE;
 /// Large pages in it.
-const LARGE_PAGES: u64 = GIB / LARGE;
+pub(super) const LARGE_PAGES: u64 = GIB / LARGE;
 /// Entries of a page state list.
 const PAGE_STATES: u64 = 253;
 /// Entries of a list for L1.
@@ -50,6 +47,7 @@ pub fn measure() -> Result<Vec<Figure>, String> {
     figures.extend(validation(call.rmpadjust)?);
     figures.extend(vcpus::figures(call.rmpadjust)?);
     figures.extend(flushes()?);
+    figures.extend(tdx::figures()?);
     figures.push(Figure {
         name: "ledger_bytes_per_gib",
         what: "bytes of page ledger",
@@ -58,47 +56,6 @@ pub fn measure() -> Result<Vec<Figure>, String> {
         aim: Some(128 << 10),
     });
     Ok(figures)
-}
-
-/// Work between two gates.
-#[derive(Clone, Default)]
-pub(super) struct Work {
-    /// Before it.
-    pub(super) before: Gate,
-    /// After it.
-    pub(super) after: Gate,
-}
-
-/// A world whose oracles are asked at the end.
-pub(super) struct Counted {
-    pub(super) world: World<Snp>,
-    record: Rc<RefCell<crate::world::Record>>,
-}
-
-impl Counted {
-    pub(super) fn new(options: Options<Snp>) -> Self {
-        let record = Rc::default();
-        Self { world: World::new(options, Rc::clone(&record)), record }
-    }
-
-    /// What `count` counts, from before the work until after it.
-    pub(super) fn of<T>(&mut self, work: &Work, count: impl Fn(&machine::Machine) -> T) -> Result<(T, T), String> {
-        let mut reach = |gate: &Gate| {
-            let end = self.world.run_to(gate);
-            self.world.expect(end).map_err(|stop| format!("{stop:?}"))?;
-            let counted = count(&self.world.runner.machine.0);
-            gate.open();
-            Ok::<T, String>(counted)
-        };
-        Ok((reach(&work.before)?, reach(&work.after)?))
-    }
-
-    /// Runs to the end.
-    pub(super) fn finish(mut self) -> Result<(), String> {
-        self.world.finish().map_err(|stop| format!("{stop:?}"))?;
-        let violations = self.record.borrow().violations.clone();
-        if violations.is_empty() { Ok(()) } else { Err(violations.join("; ")) }
-    }
 }
 
 /// The instructions that figures are about.
@@ -125,8 +82,8 @@ impl Cost {
 }
 
 /// Counters of L1, and of everybody.
-fn counters(machine: &machine::Machine) -> [Counters; 2] {
-    [machine.counters_of_vmpl(0), machine.total_counters()]
+fn counters(model: &SnpModel) -> [Counters; 2] {
+    [model.0.counters_of_vmpl(0), model.0.total_counters()]
 }
 
 /// RAM for a GiB in runs of small pages, one run per 2 MiB.
@@ -139,45 +96,16 @@ fn at_l1(
     options: Options<Snp>,
     body: impl for<'y> FnOnce(&mut <Snp as Platform>::Monitor<'y>) -> Check + 'static,
 ) -> Result<Cost, String> {
-    let mut counted = Counted::new(options);
-    let work = Work::default();
-    let gates = work.clone();
-    counted.world.on_l1(move |L1 { mut backend, cpu, .. }| {
-        gates.before.wait(|| Snp::pause(cpu));
-        let check = body(&mut backend);
-        gates.after.wait(|| Snp::pause(cpu));
-        check
-    });
-    let cost = Cost::between(counted.of(&work, counters)?);
-    counted.finish()?;
-    Ok(cost)
+    counted::at_l1(options, counters, body).map(Cost::between)
 }
 
 /// The cost of work that a guest does through the shim.
 fn at_l2(
     options: Options<Snp>,
-    prepare: impl FnOnce(&mut machine::Machine),
+    prepare: impl FnOnce(&mut SnpModel),
     body: impl for<'m, 'y> FnOnce(&mut Shim<'m, <Snp as Platform>::Guest<'y>>) -> Check + 'static,
 ) -> Result<Cost, String> {
-    let mut counted = Counted::new(options);
-    prepare(&mut counted.world.runner.machine.0);
-    let work = Work::default();
-    let gates = work.clone();
-    counted.world.on_guest(0, move |L2 { port, cpu, home, .. }| {
-        let map = MemoryMap::new(&home.guest_ram).map_err(text)?;
-        let mut shim = Shim::negotiate(port, map, Limits::default()).map_err(text)?;
-        gates.before.wait(|| Snp::pause(cpu));
-        let check = body(&mut shim);
-        gates.after.wait(|| Snp::pause(cpu));
-        check
-    });
-    let cost = Cost::between(counted.of(&work, counters)?);
-    counted.finish()?;
-    Ok(cost)
-}
-
-pub(super) fn text(error: impl std::fmt::Display) -> Stop {
-    Stop::Wrong(error.to_string())
+    counted::at_l2(options, prepare, counters, body).map(Cost::between)
 }
 
 /// A call that does next to nothing.
@@ -220,17 +148,17 @@ fn l1_validates(parts: Vec<FrameRange>) -> Result<Cost, String> {
     })
 }
 
-fn l2_validates(parts: Vec<FrameRange>, prepare: impl FnOnce(&mut machine::Machine)) -> Result<Cost, String> {
+fn l2_validates(parts: Vec<FrameRange>, prepare: impl FnOnce(&mut SnpModel)) -> Result<Cost, String> {
     at_l2(roomy(), prepare, move |shim| {
         parts.into_iter().try_for_each(|part| shim.validate(part).map_err(|stop| text(stop.cause)))
     })
 }
 
 /// A host that has no 2 MiB pages for the guest: it gives one small page of each too early.
-fn only_small(machine: &mut machine::Machine) {
+fn only_small(model: &mut SnpModel) {
     for index in 0..LARGE_PAGES {
         let at = FREE + index * LARGE;
-        machine.rmpupdate(at, false, Some(at));
+        model.0.rmpupdate(at, false, Some(at));
     }
 }
 

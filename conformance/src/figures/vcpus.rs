@@ -9,9 +9,9 @@ use l2_guest_shim::{Limits, Shim};
 use machine::Vcpu;
 
 use super::Figure;
-use super::measure::{Counted, Work, text};
+use super::counted::{Counted, Work, text};
 use crate::platform::Platform;
-use crate::snp::Snp;
+use crate::snp::{Snp, SnpModel};
 use crate::world::layout::{CALL_AREA, ENTRY_FURTHER, STATE, frame, page};
 use crate::world::{L2, Options};
 
@@ -22,7 +22,7 @@ const REST: u64 = 20_000;
 pub(super) fn figures(per_call: u64) -> Result<Vec<Figure>, String> {
     let options = Options { vcpus: 2, ..Options::default() };
     let levels = options.levels.len() as u64;
-    let mut counted = Counted::new(options);
+    let mut counted = Counted::<Snp>::new(options);
     let (create, delete) = (Work::default(), Work::default());
     let ended = Rc::new(Cell::new(false));
     let gates = (create.clone(), delete.clone());
@@ -45,7 +45,7 @@ pub(super) fn figures(per_call: u64) -> Result<Vec<Figure>, String> {
         end.set(true);
         Ok(())
     });
-    let count = |machine: &machine::Machine| machine.counters(Vcpu(0), 0).rmpadjust;
+    let count = |model: &SnpModel| model.0.counters(Vcpu(0), 0).rmpadjust;
     let created = counted.of(&create, count)?;
     let end = counted.world.run_until(|_| ended.get());
     counted.world.expect(end).map_err(|stop| format!("{stop:?}"))?;
