@@ -45,7 +45,7 @@ impl Log {
     }
 
     /// As [`range`](Self::range) for what has to be refused before it begins.
-    pub(super) fn refused<E: Error>(
+    pub(super) fn range_refused<E: Error>(
         &mut self,
         verb: &'static str,
         range: FrameRange,
@@ -56,6 +56,22 @@ impl Log {
             Err((0, kind)) if kind == want => Ok(()),
             _ => Err(Failed::NotRefused { verb }),
         }
+    }
+
+    /// Notes what became of a verb that has to be refused, and with what arguments.
+    pub(super) fn refused<T, E: Error>(
+        &mut self,
+        verb: &'static str,
+        arguments: impl fmt::Display,
+        result: Result<T, E>,
+        want: ErrorKind,
+    ) -> Result<(), Failed> {
+        let refusal = result.map(drop).map_err(|error| error.kind());
+        match refusal {
+            Ok(()) => self.note(format_args!("{verb} {arguments}: done")),
+            Err(kind) => self.note(format_args!("{verb} {arguments}: {kind:?}")),
+        }
+        if refusal == Err(want) { Ok(()) } else { Err(Failed::NotRefused { verb }) }
     }
 }
 

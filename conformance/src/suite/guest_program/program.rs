@@ -3,7 +3,8 @@
 use coco_part_api::range::{LARGE, SMALL};
 use coco_part_api::vcpu::Context;
 use coco_part_api::{
-    Error, ErrorKind, Evidence, FrameRange, Guest, GuestMemory, Level, NewVcpu, OwnLevel, REPORT_DATA, VcpuId, memory,
+    Capabilities, Error, ErrorKind, Evidence, FrameRange, Guest, GuestMemory, Level, NewVcpu, OwnLevel, REPORT_DATA,
+    VcpuId, memory,
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
@@ -54,6 +55,8 @@ pub enum Then {
 pub struct Outcome {
     /// Where it ran.
     pub level: Level,
+    /// What it was told that the vendor can do.
+    pub capabilities: Capabilities,
     /// What is said of its evidence.
     pub evidence: Evidence,
     /// The evidence.
@@ -65,6 +68,8 @@ const PATIENCE: u32 = 200_000;
 
 /// Buffer for evidence, in bytes.
 const EVIDENCE: usize = 4096;
+/// One that no evidence fits into: it is longer than the 64 bytes that it is over.
+const SHORT: usize = REPORT_DATA;
 
 /// The program of the first vCPU: accepts memory, uses it, shares and takes back, attests.
 ///
@@ -114,9 +119,11 @@ fn use_memory<G: OwnLevel>(guest: &mut G, memory: &impl GuestMemory, plan: &Plan
     log.note("every page keeps what was written");
 
     let again = guest.validate(ram);
-    log.refused("validate", ram, again, ErrorKind::AlreadyInState)?;
+    log.range_refused("validate", ram, again, ErrorKind::AlreadyInState)?;
     let outside = guest.validate(plan.outside);
-    log.refused("validate", plan.outside, outside, ErrorKind::OutOfRange)?;
+    log.range_refused("validate", plan.outside, outside, ErrorKind::OutOfRange)?;
+    let outside = guest.share(plan.outside);
+    log.range_refused("share", plan.outside, outside, ErrorKind::OutOfRange)?;
 
     let Shares { small, inside } = Shares::of(ram);
     for part in [small, inside] {
@@ -158,6 +165,9 @@ pub fn second<G: OwnLevel>(
     Ok(outcome)
 }
 
+/// A vCPU that no VM has.
+const UNKNOWN: VcpuId = VcpuId(77);
+
 /// What the mailbox holds when the further vCPU is done.
 const DONE: u64 = u64::from_le_bytes(*b"all done");
 
@@ -166,6 +176,10 @@ fn further<G: Guest>(guest: &mut G, memory: &impl GuestMemory, plan: &Second, lo
     let mailbox = plan.mailbox.start_address();
     put(memory, mailbox, 0)?;
     let new = NewVcpu { id: plan.id, context: &plan.context, state: plan.state, call_area: plan.call_area };
+    let one_frame = guest.create_vcpu(NewVcpu { call_area: plan.state, ..new });
+    log.refused("create", "with one frame for state and calls", one_frame, ErrorKind::InUse)?;
+    let unknown = guest.create_vcpu(NewVcpu { id: UNKNOWN, ..new });
+    log.refused("create", UNKNOWN, unknown, ErrorKind::InvalidArgument)?;
     guest.create_vcpu(new).map_err(|error| Failed::Verb { verb: "create", kind: error.kind() })?;
     log.note(format_args!("create {}: done", plan.id));
     let mut looks = 0;
@@ -195,12 +209,15 @@ fn further<G: Guest>(guest: &mut G, memory: &impl GuestMemory, plan: &Second, lo
     put(memory, state, mark(state))?;
     expect(memory, state, mark(state))?;
     log.note(format_args!("destroy {}: done, its frame is memory again", plan.id));
-    Ok(())
+    let again = guest.destroy_vcpu(plan.id, plan.state);
+    log.refused("destroy", format_args!("{} again", plan.id), again, ErrorKind::NotFound)
 }
 
 fn evidence<G: OwnLevel>(guest: &mut G, nonce: &[u8; REPORT_DATA], log: &mut Log) -> Result<Outcome, Failed> {
     let level = guest.level();
     let mut bytes = vec![0; EVIDENCE];
+    let short = guest.attest(nonce, &mut bytes[..SHORT]);
+    log.refused("attest", format_args!("into {SHORT} bytes"), short, ErrorKind::InvalidArgument)?;
     let evidence =
         guest.attest(nonce, &mut bytes).map_err(|error| Failed::Verb { verb: "attest", kind: error.kind() })?;
     if evidence.names != level || evidence.len > EVIDENCE {
@@ -208,7 +225,7 @@ fn evidence<G: OwnLevel>(guest: &mut G, nonce: &[u8; REPORT_DATA], log: &mut Log
     }
     bytes.truncate(evidence.len);
     log.note("attest: evidence names the own level");
-    Ok(Outcome { level, evidence, bytes })
+    Ok(Outcome { level, capabilities: guest.capabilities(), evidence, bytes })
 }
 
 /// Two pages of a range to be shared.
