@@ -32,7 +32,7 @@ macro_rules! rows {
 /// All exceptions.
 pub fn exceptions() -> &'static [Exception] {
     rows! {
-        "snp", "vmpl_perms", "the switch exchanges floating point and MSR state in the VMSA":
+        "snp", "fpreg_ymm", "the switch exchanges floating point and MSR state in the VMSA":
             "S4-state-not-switched" of "S4";
         "tdx", "TDX-13", "the module moves the vCPU into a level and back; the host has no part in it":
             "S1-served-once" of "S1", "S1-never-switched" of "S1", "S1-faked-completion" of "S1",
