@@ -8,6 +8,7 @@ pub mod platform;
 pub mod runner;
 pub mod snp;
 pub mod suite;
+pub mod table;
 pub mod tdx;
 pub mod window;
 pub mod world;

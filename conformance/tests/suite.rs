@@ -9,6 +9,7 @@ use conformance::mutants;
 use conformance::platform::Platform;
 use conformance::snp::Snp;
 use conformance::suite::{CaseReport, Exception, Outcome, Report, cases, exceptions, run};
+use conformance::table;
 use conformance::tdx::Tdx;
 
 /// The seed of most tests.
@@ -33,7 +34,11 @@ const THREATS: &[&str] = &[
 ];
 
 /// Threats that some case has to play on TDX.
-const TDX_THREATS: &[&str] = &["SW-14"];
+const TDX_THREATS: &[&str] =
+    &["TD-01", "TD-02", "TD-03", "TD-04", "TD-05", "TD-06", "TD-07", "TD-10", "TD-12", "TD-13", "TD-18", "SW-14"];
+
+/// Cases of what a backend declares that it cannot do, with that backend.
+const UNSUPPORTED: &[(&str, &str)] = &[("M6-rescind-unassigned", Tdx::NAME)];
 
 /// Fewest cases that together notice the mutants of a machine, each being the first one to notice some.
 const KILLERS: usize = 7;
@@ -41,10 +46,18 @@ const KILLERS: usize = 7;
 /// The fact tables of each vendor, from the root of the workspace.
 const FACTS: &[(&str, &str)] = &[(Snp::NAME, "backend-snp/facts"), (Tdx::NAME, "backend-tdx-stub/facts")];
 
-/// What did not pass, a line each. What does not apply is right for the cases of the table, and for these alone.
+/// What did not pass, a line each. What does not apply is right for the cases of the table, what is unsupported for those of
+/// [`UNSUPPORTED`], and for these alone.
 fn failures(report: &Report) -> Vec<String> {
-    let excepted = |case: &CaseReport| exceptions().iter().any(|row| row.applies(case.id, case.backend));
-    let wanted = |case: &CaseReport| if excepted(case) { Outcome::NotApplicable } else { Outcome::Pass };
+    let wanted = |case: &CaseReport| {
+        if exceptions().iter().any(|row| row.applies(case.id, case.backend)) {
+            Outcome::NotApplicable
+        } else if UNSUPPORTED.contains(&(case.id, case.backend)) {
+            Outcome::Unsupported
+        } else {
+            Outcome::Pass
+        }
+    };
     let bad = report.cases.iter().filter(|case| case.result != wanted(case));
     bad.map(|case| format!("{} {:?}: {}", case.id, case.result, case.reason)).collect()
 }
@@ -74,6 +87,19 @@ fn on_snp_every_case_passes_with_every_seed_and_one_seed_gives_one_report() {
 #[test]
 fn on_tdx_every_case_passes_with_every_seed_and_one_seed_gives_one_report() {
     every_case_passes::<Tdx>(&ON_TDX);
+}
+
+/// The README's table is made by `cargo conformance table` from the JSON report of a run.
+#[test]
+fn the_readme_says_what_works_on_what_as_the_report_does() {
+    let cases: Vec<_> = ON_SNP.cases.iter().chain(&ON_TDX.cases).collect();
+    let table = table::markdown(&serde_json::json!({ "cases": cases }).to_string()).expect("a report");
+    let readme = include_str!("../../README.md");
+    // Every one of them is noticed, or another test fails.
+    let [snp, tdx] = [Snp::mutants().len(), Tdx::mutants().len()];
+    let table = format!("{table}| deliberate defects noticed | {snp} of {snp} | {tdx} of {tdx} |\n");
+    let missing: Vec<_> = table.lines().filter(|line| !readme.lines().any(|known| known == *line)).collect();
+    assert!(missing.is_empty(), "README lacks these rows of the table:\n{}", missing.join("\n"));
 }
 
 #[test]

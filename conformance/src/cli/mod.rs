@@ -3,7 +3,7 @@
 mod matrix;
 pub(crate) mod output;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,6 +15,7 @@ use crate::runner;
 use crate::snp::{Snp, replay};
 use crate::suite::run::{CaseReport, run_case, run_with};
 use crate::suite::{Case, Report, cases};
+use crate::table;
 use crate::tdx::Tdx;
 use crate::world::Options;
 
@@ -76,6 +77,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
     },
+    /// Print the table "what works on what" of README.md from the JSON report of a run
+    Table {
+        /// The report, as a run with --json wrote it
+        #[arg(long, value_name = "FILE")]
+        json: PathBuf,
+    },
     /// Print counted figures: world switches, instructions and flushes per piece of work
     Figures {
         /// Write them as JSON too
@@ -101,6 +108,7 @@ pub fn main() -> ExitCode {
             _ => trace::<Snp>(&case, seed),
         },
         Some(Command::Replay { seed, write }) => replay::print(seed, write.as_deref()),
+        Some(Command::Table { json }) => print_table(&json),
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
     };
     match done {
@@ -218,6 +226,13 @@ fn judge<P: Platform>(report: &Report, seed: u64) -> Vec<mutants::MutantReport> 
     });
     progress.finish_and_clear();
     judged
+}
+
+fn print_table(report: &Path) -> Result<bool, String> {
+    let text = std::fs::read_to_string(report).map_err(|error| format!("{}: {error}", report.display()))?;
+    let table = table::markdown(&text).map_err(|complaint| format!("{}: {complaint}", report.display()))?;
+    print!("{table}");
+    Ok(true)
 }
 
 fn trace<P: Platform>(id: &str, seed: u64) -> Result<bool, String> {
