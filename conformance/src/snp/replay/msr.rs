@@ -64,8 +64,9 @@ impl Kernel<'_> {
     /// `snp_register_ghcb_early`.
     pub(super) fn register_ghcb(&self, page: u64, name: &str) -> Result<(), Stop> {
         let answer = self.msr_request(page | 0x012)?;
+        same("registered page", answer >> 12, page / PAGE)?;
         self.log.vmgexit("MSR 012", &format!("register {name}"), "the same page");
-        same("registered page", answer >> 12, page / PAGE)
+        Ok(())
     }
 
     /// The host's part of `__page_state_change` for one page.
@@ -73,7 +74,8 @@ impl Kernel<'_> {
         let saved = self.ghcb_msr()?;
         let answer = self.msr_request(state.operation() << 52 | page | 0x014)?;
         self.set_ghcb_msr(saved)?;
+        same("error of the page state change", answer >> 32, 0)?;
         self.log.vmgexit("MSR 014", &format!("{state} 1 x 4K, {name}"), "done");
-        same("error of the page state change", answer >> 32, 0)
+        Ok(())
     }
 }

@@ -11,6 +11,8 @@ use crate::suite::{Stop, ensure, same};
 /// Offsets in the page (`ghcb_page`).
 const RAX: u64 = 0x1f8;
 const RCX: u64 = 0x308;
+const RDX: u64 = 0x310;
+const RBX: u64 = 0x318;
 const SW_EXIT_CODE: u64 = 0x390;
 const SW_EXIT_INFO_1: u64 = 0x398;
 const SW_EXIT_INFO_2: u64 = 0x3a0;
@@ -102,10 +104,10 @@ impl Kernel<'_> {
     pub(super) fn cpuid_by_page(&self, leaf: u32) -> Result<(), Stop> {
         self.cpuid_traps(leaf)?;
         self.event(0x72, [0, 0], &[(RAX, u64::from(leaf)), (RCX, 0)])?;
-        self.log.vmgexit("GHCB 72", &format!("CPUID {leaf:#x}"), "four registers");
-        for register in [RAX, 0x318, RCX, 0x310] {
+        for register in [RAX, RBX, RCX, RDX] {
             ensure(self.ghcb_is_valid(register)?, || format!("register at {register:#x} of the GHCB is not valid"))?;
         }
+        self.log.vmgexit("GHCB 72", &format!("CPUID {leaf:#x}"), "four registers");
         Ok(())
     }
 
@@ -138,9 +140,10 @@ impl Kernel<'_> {
             Ap::Destroy => self.fill_event(0x8000_0013, info(2), &[])?,
         }
         self.raise()?;
-        self.log.vmgexit("GHCB 80000013", request, "done");
         ensure(self.ghcb_is_valid(SW_EXIT_INFO_1)?, || "SW_EXITINFO1 is not valid".to_owned())?;
-        self.expect_no_exception()
+        self.expect_no_exception()?;
+        self.log.vmgexit("GHCB 80000013", request, "done");
+        Ok(())
     }
 
     /// `sev_es_ap_hlt_loop`: the CPU is offline; it comes back only if somebody starts it with this very state.
