@@ -2,7 +2,8 @@
 //!
 //! # Cutting rights (rule M5)
 //! An INVEPT reaches the processor that executes it and no other (TDX-34). So a cut is done when every other vCPU either
-//! has left the lower levels since, or entered them after the cut and dropped its old translations on the way in:
+//! has left the lower levels since, or entered them after the cut and dropped its old translations on the way in. The
+//! cutter itself is outside; it drops its own on the way in as well, once for however many pages:
 //!
 //! - **cutter**: takes the rights away (TDG.MEM.PAGE.ATTR.WR), then adds one to `epoch` (E), and later looks at every
 //!   slot (L);

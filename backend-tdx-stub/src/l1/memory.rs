@@ -72,13 +72,6 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         })
     }
 
-    /// The same, and INVEPT on this processor for every VM.
-    fn exactly_and_flush(&self, grants: &Grants) -> Change {
-        let change = self.exactly(grants);
-        let mask = self.present().fold(change.mask, |mask, level| mask.with(level, VmAttributes::MANAGED));
-        Change { mask, ..change }
-    }
-
     /// Does `step` for each page of the range, in 2 MiB where both ends allow. Exact about how far it came.
     fn each_page(
         &mut self,
@@ -137,18 +130,9 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         })
     }
 
-    /// Notes that rights were cut before now. `complete` says that each cut had its INVEPT on this processor: then this
-    /// vCPU has nothing more to invalidate, if it was up to date before.
-    fn note(&mut self, cut: &mut Cut, complete: bool) {
-        let epoch = self.shared.begin_epoch();
-        cut.epoch = Some(epoch);
-        if complete {
-            for level in &mut self.levels {
-                if level.flushed.checked_add(1) == Some(epoch) {
-                    level.flushed = epoch;
-                }
-            }
-        }
+    /// Notes that rights were cut before now: every vCPU, this one too, invalidates before it runs a level again.
+    fn note(&self, cut: &mut Cut) {
+        cut.epoch = Some(self.shared.begin_epoch());
     }
 
     /// Agrees "private" with the host, then does `step` for each page as far as the host came.
@@ -248,14 +232,14 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
         self.write_each(range, change)
     }
 
-    /// TDG.MEM.PAGE.ATTR.WR with no right for any VM, and INVEPT on this processor. Giving up knows no sizes, so none is
-    /// reported.
+    /// TDG.MEM.PAGE.ATTR.WR with no right for any VM; INVEPT is left to the next entry, so that a cut of many pages costs
+    /// one. Giving up knows no sizes, so none is reported.
     fn withdraw(&mut self, range: FrameRange, _by: Origin, cut: &mut Cut) -> Step<M::Fault> {
         self.check(range)?;
-        let change = self.exactly_and_flush(&Grants::NONE);
+        let change = self.exactly(&Grants::NONE);
         let result = self.write_each(range, change);
         // Also after an error: the frames before it are cut.
-        self.note(cut, result.is_ok());
+        self.note(cut);
         result
     }
 
@@ -280,7 +264,7 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
     fn set_rights(&mut self, range: FrameRange, grants: &Grants, cut: &mut Cut) -> Step<M::Fault> {
         self.check(range)?;
         self.check_grants(grants)?;
-        let (change, cutting) = (self.exactly(grants), self.exactly_and_flush(grants));
+        let change = self.exactly(grants);
         let mut fewer = false;
         let result = self.each_page(range, Mismatch::Split, |l1, block| {
             let page = l1.read_attributes(block.start()).map_err(Stopped::at_start)?;
@@ -298,10 +282,10 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
                 return Err(Stopped::at_start(Error::SizeMismatch { leaf: Leaf::MEM_PAGE_ATTR_RD, status }));
             }
             fewer |= cuts;
-            l1.write_attributes(block, if cuts { cutting } else { change }).map_err(Stopped::at_start)
+            l1.write_attributes(block, change).map_err(Stopped::at_start)
         });
         if fewer {
-            self.note(cut, result.is_ok());
+            self.note(cut);
         }
         result
     }

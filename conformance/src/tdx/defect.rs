@@ -10,10 +10,6 @@ use crate::window::{Interference, Tamper};
 
 /// Bits of the attributes of one L2 VM: R, W, Xs, Xu (`page_attr`).
 const RIGHTS: u64 = 0xf;
-/// Bit of the attributes of one L2 VM: in the mask it asks for INVEPT, in the value it says that the others count.
-const VALID: u64 = 1 << 15;
-/// That bit of all three.
-const VALID_OF_ALL: u64 = VALID << 16 | VALID << 32 | VALID << 48;
 /// Bits of RCX of VP.ENTER that ask for invalidation (`l2_vp_enter`).
 const INVALIDATE: u64 = 3;
 /// Bits of R12 after VP.ENTER that hold the CPL of the L2.
@@ -30,7 +26,7 @@ const PAGE: u64 = 0x1000;
 pub enum Defect {
     /// Rights are not cut: an ATTR.WR without a right for anybody is swallowed.
     AliasKept,
-    /// No translation is invalidated, neither by ATTR.WR nor by VP.ENTER.
+    /// No translation is invalidated on the way into a level.
     InveptDropped,
     /// A cut does not wait for other vCPUs: nobody sees who is inside.
     TicketAtOnce,
@@ -99,7 +95,6 @@ impl Defect {
     /// What it does to the operands of a leaf.
     pub(super) fn before(self, regs: &mut Regs) {
         match self {
-            Self::InveptDropped if is(regs, Leaf::MEM_PAGE_ATTR_WR) => regs.r8 &= !VALID_OF_ALL,
             Self::InveptDropped if is(regs, Leaf::VP_ENTER) => regs.rcx &= !INVALIDATE,
             Self::RightsForEverybody if is(regs, Leaf::MEM_PAGE_ATTR_WR) => {
                 let [one, two, three] = [16, 32, 48].map(|shift| regs.rdx >> shift & 0xffff);

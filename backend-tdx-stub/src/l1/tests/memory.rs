@@ -12,9 +12,8 @@ const LARGE: u64 = 0x20_0000;
 const RAM_FOR_ONE: u64 = 0x8000_800f_0000;
 /// All bits of VM 1 and VM 2 but VALID.
 const ALL_BITS: u64 = 0x007f_007f_0000;
-/// No right for VM 1 and VM 2; all bits, and INVEPT for both.
+/// No right for VM 1 and VM 2.
 const NOTHING: u64 = 0x8000_8000_0000;
-const ALL_BITS_INVEPT: u64 = 0x807f_807f_0000;
 
 fn map_gpa(script: &Script, from: u64, len: u64, gives: Regs) {
     let takes = Regs { rcx: 0x3c00, r11: 0x10001, r12: from, r13: len, ..Regs::default() };
@@ -281,8 +280,8 @@ fn each_level_gets_its_own_rights() {
 #[test]
 fn withdrawing_removes_every_alias_and_keeps_count() {
     let (mut l1, script, _ram) = l1();
-    attributes(&script, LARGE | 1, NOTHING, ALL_BITS_INVEPT, 0);
-    attributes(&script, 2 * LARGE, NOTHING, ALL_BITS_INVEPT, Status::OPERAND_INVALID.0);
+    attributes(&script, LARGE | 1, NOTHING, ALL_BITS, 0);
+    attributes(&script, 2 * LARGE, NOTHING, ALL_BITS, Status::OPERAND_INVALID.0);
     let mut cut = Default::default();
     let (done, error) = cause(l1.withdraw(range(LARGE, LARGE + 0x1000), Origin::Monitor, &mut cut));
     assert_eq!((done, error.kind()), (512, ErrorKind::Refused));
@@ -293,7 +292,7 @@ fn withdrawing_removes_every_alias_and_keeps_count() {
 fn a_withdrawn_page_is_regranted_with_its_contents() {
     let (mut l1, script, _ram) = l1();
     let mut cut = Default::default();
-    attributes(&script, 0x1000, NOTHING, ALL_BITS_INVEPT, 0);
+    attributes(&script, 0x1000, NOTHING, ALL_BITS, 0);
     l1.withdraw(range(0x1000, 0x1000), Origin::Monitor, &mut cut).unwrap();
     let proof = l1.redeem(cut).unwrap();
     attributes(&script, 0x1000, RAM_FOR_ONE, ALL_BITS, 0);
@@ -382,7 +381,7 @@ fn more_rights_are_no_cut_and_fewer_are() {
     assert_eq!(l1.shared.begin_epoch(), before + 1, "no epoch began meanwhile");
 
     found(&script, 0x1000, 0x1000, 0x800f_0000);
-    attributes(&script, 0x1000, 0x8000_8001_0000, ALL_BITS_INVEPT, 0);
+    attributes(&script, 0x1000, 0x8000_8001_0000, ALL_BITS, 0);
     l1.set_rights(range(0x1000, 0x1000), &Grants::one(ONE, Rights::READ), &mut cut).unwrap();
     assert_eq!(l1.shared.begin_epoch(), before + 3);
 }
@@ -396,7 +395,7 @@ fn rights_of_a_split_page_are_compared_page_by_page() {
         let at = LARGE + 0x1000 * index;
         let more = index == 300;
         found(&script, at, at, if more { 0x800f_0000 } else { 0x8001_0000 });
-        attributes(&script, at, 0x8000_8001_0000, if more { ALL_BITS_INVEPT } else { ALL_BITS }, 0);
+        attributes(&script, at, 0x8000_8001_0000, ALL_BITS, 0);
     }
     l1.set_rights(range(LARGE, LARGE), &Grants::one(ONE, Rights::READ), &mut cut).unwrap();
     assert_eq!(l1.shared.begin_epoch(), 2, "one cut");
