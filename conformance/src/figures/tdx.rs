@@ -2,19 +2,24 @@
 
 use coco_part_api::svsm::{CORE, CallId, QUERY_PROTOCOL};
 use coco_part_api::{CallMonitor, CallRegs, FrameRange, Grant, Grants, Origin, Rights, Validate};
+use l2_guest_shim::Shim;
 use machine::tdx::Counters;
 
 use super::Figure;
 use super::counted::{at_l1, at_l2, text};
 use super::measure::{GIB, LARGE_PAGES};
+use crate::platform::Platform;
+use crate::suite::Check;
 use crate::tdx::{Tdx, TdxModel};
 use crate::world::Options;
-use crate::world::layout::{FREE, LARGE, PAGE, range};
+use crate::world::layout::{DATA, FREE, LARGE, PAGE, page, range};
 
 /// Calls that are counted together.
 const CALLS: u64 = 64;
 /// Small pages that are counted together: less than a large page, so that none is taken for one.
 const SMALL_PAGES: u64 = LARGE / PAGE - 1;
+/// Pages of a request whose invalidations are counted.
+const REQUEST: u64 = 32;
 
 /// What happened meanwhile, at L1 and at all levels together.
 struct Cost {
@@ -35,7 +40,29 @@ pub(super) fn figures() -> Result<Vec<Figure>, String> {
     figures.extend(by_l1(["tdx_l1_4k_accept_per_page", "tdx_l1_4k_attr_wr_per_page"], small, SMALL_PAGES)?);
     figures.extend(by_l2(["tdx_l2_2m_accept_per_page", "tdx_l2_2m_attr_wr_per_page"], large, LARGE_PAGES)?);
     figures.extend(by_l2(["tdx_l2_4k_accept_per_page", "tdx_l2_4k_attr_wr_per_page"], small, SMALL_PAGES)?);
+    figures.extend(flushes()?);
     Ok(figures)
+}
+
+/// Invalidations that requests cost.
+fn flushes() -> Result<Vec<Figure>, String> {
+    let validated = range(FREE, REQUEST * PAGE);
+    let shared = range(page(DATA, 8), REQUEST * PAGE);
+    let nothing = invalidations(move |shim| shim.validate(validated).map_err(|stop| text(stop.cause)))?;
+    let many = invalidations(move |shim| shim.share(shared).map_err(|stop| text(stop.cause)))?;
+    let row = |name, what, value, floor| Figure { name, what, value, floor, aim: Some(floor) };
+    Ok(vec![
+        row("tdx_flushes_no_cut", "INVEPTs of a request that cuts no right (32 pages validated)", nothing, 0),
+        row("tdx_flushes_per_request", "INVEPTs of a request that shares 32 pages", many, 1),
+    ])
+}
+
+/// Those of one request, the one on the way back into the level among them.
+fn invalidations(
+    body: impl for<'m, 'y> FnOnce(&mut Shim<'m, <Tdx as Platform>::Guest<'y>>) -> Check + 'static,
+) -> Result<u64, String> {
+    let (before, after) = at_l2::<Tdx, _>(Options::default(), |_| (), counters, body)?;
+    Ok(after.l1.invalidations - before.l1.invalidations)
 }
 
 /// A difference as so many for each of `of`; counts that do not divide are an error, not rounded.

@@ -43,6 +43,8 @@ counters! {
     td_fields,
     /// TDG.VP.INVEPT.
     invept,
+    /// What is cached for one L2 dropped on the executing processor, as L1 asked by ATTR.WR, VP.ENTER or VP.INVEPT.
+    invalidations,
     /// TDG.VP.INVVPID.
     invvpid,
     /// TDG.VP.VMCALL.

@@ -167,6 +167,7 @@ impl Machine {
 
     /// INVEPT of one VM on one vCPU.
     pub(crate) fn invalidate(&mut self, vcpu: crate::Vcpu, vm: u8) {
+        self.counters.change(vcpu, 0, |c| c.invalidations += 1);
         if let Some(guest) = self.guest_mut(vcpu, vm) {
             guest.tlb.flush_all();
         }

@@ -59,6 +59,21 @@ fn each_invept_names_its_vms() {
 }
 
 #[test]
+fn every_way_to_ask_for_an_invalidation_counts() {
+    let mut m = stale();
+    let so_far = |m: &Machine| m.counters(CPU0, 0).invalidations;
+    let before = so_far(&m);
+    assert_eq!(call(&mut m, leaf::VP_INVEPT, Regs { rcx: 0b1110, ..NONE }).rax, 0);
+    assert_eq!(so_far(&m) - before, 3);
+    for (mask, count) in [(0x7f, 3), (0x807f, 4)] {
+        assert_eq!(attr_wr(&mut m, PAGE, 0, part(1, 0x8000), part(1, mask)).rax, 0);
+        assert_eq!(so_far(&m) - before, count);
+    }
+    reads(&mut m, 1);
+    assert_eq!(so_far(&m) - before, 5);
+}
+
+#[test]
 fn invept_acts_on_its_own_vcpu_alone() {
     let mut m = stale();
     let op = tdcall(leaf::VP_INVEPT, Regs { rcx: 1 << 1, ..NONE });
