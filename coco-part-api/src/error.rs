@@ -123,6 +123,7 @@ pub struct Stopped<E> {
 
 impl<E> Stopped<E> {
     /// Nothing was done.
+    #[inline]
     pub const fn at_start(cause: E) -> Self {
         Self { done: 0, cause }
     }

@@ -25,11 +25,13 @@ impl GuestLevel {
     pub const ALL: [Self; GUEST_LEVELS] = [Self::ONE, Self::TWO, Self::THREE];
 
     /// The vendor's number of the level, 1 to 3.
+    #[inline]
     pub const fn number(self) -> u8 {
         self.0.get()
     }
 
     /// Position in an array with one slot per guest level, 0 to 2.
+    #[inline]
     pub const fn index(self) -> usize {
         (self.0.get() - 1) as usize
     }
@@ -80,6 +82,7 @@ pub enum Level {
 
 impl Level {
     /// The vendor's number of the level: 0 for the monitor, 1 to 3 below it.
+    #[inline]
     pub const fn number(self) -> u8 {
         match self {
             Self::Monitor => 0,
@@ -111,6 +114,7 @@ pub struct VcpuId(pub u32);
 
 impl VcpuId {
     /// Position in storage with one slot per vCPU; callers check it against the length.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }

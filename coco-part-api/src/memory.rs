@@ -80,6 +80,7 @@ pub trait HasMemory {
 /// The address `offset` bytes behind `at`, or `None` beyond the 52 bits of physical addresses.
 ///
 /// `PhysAddr + u64` panics there, so untrusted addresses go through this.
+#[inline]
 pub fn offset(at: PhysAddr, offset: u64) -> Option<PhysAddr> {
     PhysAddr::try_new(at.as_u64().checked_add(offset)?).ok()
 }

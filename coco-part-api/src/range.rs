@@ -26,6 +26,7 @@ pub enum PageSize {
 
 impl PageSize {
     /// Bytes of a page of this size.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Small => SMALL,
@@ -34,6 +35,7 @@ impl PageSize {
     }
 
     /// 4 KiB frames in a page of this size.
+    #[inline]
     pub const fn frames(self) -> u64 {
         self.bytes() / SMALL
     }
@@ -42,7 +44,8 @@ impl PageSize {
 /// One page of either size, aligned to its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
-    first: PhysFrame<Size4KiB>,
+    /// Number of its first frame.
+    first: u64,
     size: PageSize,
 }
 
@@ -51,26 +54,30 @@ impl Block {
     ///
     /// # Errors
     /// [`RangeError::Unaligned`] when `start` is not a multiple of the size.
+    #[inline]
     pub fn new(start: PhysAddr, size: PageSize) -> Result<Self, RangeError> {
         if !start.is_aligned(size.bytes()) {
             return Err(RangeError::Unaligned { at: start });
         }
-        Ok(Self { first: PhysFrame::containing_address(start), size })
+        Ok(Self { first: start.as_u64() / SMALL, size })
     }
 
     /// First byte.
+    #[inline]
     pub fn start(self) -> PhysAddr {
-        self.first.start_address()
+        self.range().start()
     }
 
     /// 4 KiB or 2 MiB.
+    #[inline]
     pub const fn size(self) -> PageSize {
         self.size
     }
 
     /// The same page as a range of small frames.
-    pub fn range(self) -> FrameRange {
-        FrameRange { first: self.start().as_u64() / SMALL, count: self.size.frames() }
+    #[inline]
+    pub const fn range(self) -> FrameRange {
+        FrameRange { first: self.first, count: self.size.frames() }
     }
 }
 
@@ -86,6 +93,7 @@ impl FrameRange {
     ///
     /// # Errors
     /// [`RangeError`]: empty, start or length not a multiple of 4 KiB, or an end beyond 2^52.
+    #[inline]
     pub fn new(start: PhysAddr, len: u64) -> Result<Self, RangeError> {
         if len == 0 {
             return Err(RangeError::Empty { at: start });
@@ -97,47 +105,63 @@ impl FrameRange {
     }
 
     /// One small frame.
+    #[inline]
     pub fn of(frame: PhysFrame<Size4KiB>) -> Self {
         Self { first: frame.start_address().as_u64() / SMALL, count: 1 }
     }
 
+    /// The range of `count` pages of the size of `first`, which is the first of them. `None` when it is empty or ends beyond
+    /// 2^52.
+    #[inline]
+    pub fn of_blocks(first: Block, count: u64) -> Option<Self> {
+        Self::of_frames(first.first, count.checked_mul(first.size.frames())?)
+    }
+
+    #[inline]
     fn of_frames(first: u64, count: u64) -> Option<Self> {
         let end = first.checked_add(count)?;
         (count > 0 && end <= FRAME_LIMIT).then_some(Self { first, count })
     }
 
     /// First byte.
+    #[inline]
     pub fn start(self) -> PhysAddr {
         // Below 2^52 by construction.
-        PhysAddr::new_truncate(self.first * SMALL)
+        PhysAddr::new_truncate(self.first << SMALL.trailing_zeros())
     }
 
     /// First frame.
+    #[inline]
     pub fn first(self) -> PhysFrame<Size4KiB> {
         PhysFrame::containing_address(self.start())
     }
 
     /// Number of the first frame: its address over 4 KiB.
+    #[inline]
     pub const fn first_number(self) -> u64 {
         self.first
     }
 
     /// Length in 4 KiB frames, at least 1.
+    #[inline]
     pub const fn frames(self) -> u64 {
         self.count
     }
 
     /// Length in bytes.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         self.count * SMALL
     }
 
     /// True when every frame of `other` is one of this range.
+    #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.first <= other.first && other.first + other.count <= self.first + self.count
     }
 
     /// True when the two share a frame.
+    #[inline]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first < other.first + other.count && other.first < self.first + self.count
     }
@@ -157,11 +181,13 @@ impl FrameRange {
     }
 
     /// What is left when `frames` are done: the point to resume a stopped operation from. `None` when nothing is left.
+    #[inline]
     pub const fn skip(self, frames: u64) -> Option<Self> {
         if frames < self.count { Some(Self { first: self.first + frames, count: self.count - frames }) } else { None }
     }
 
     /// The first `frames` of it, or all of it. `None` for zero frames.
+    #[inline]
     pub const fn take(self, frames: u64) -> Option<Self> {
         if frames == 0 {
             None
@@ -172,12 +198,24 @@ impl FrameRange {
         }
     }
 
+    /// The page with which it begins, as large as alignment, length and `largest` allow.
+    #[inline]
+    pub const fn first_block(self, largest: PageSize) -> Block {
+        let fits_large = self.first.is_multiple_of(FRAMES_PER_LARGE) && self.count >= FRAMES_PER_LARGE;
+        match largest {
+            PageSize::Large if fits_large => Block { first: self.first, size: PageSize::Large },
+            _ => Block { first: self.first, size: PageSize::Small },
+        }
+    }
+
     /// The pages it consists of, as large as alignment and length allow.
+    #[inline]
     pub const fn blocks(self) -> Blocks {
         Blocks { rest: Some(self), largest: PageSize::Large }
     }
 
     /// The small pages it consists of.
+    #[inline]
     pub const fn small_blocks(self) -> Blocks {
         Blocks { rest: Some(self), largest: PageSize::Small }
     }
@@ -199,14 +237,12 @@ pub struct Blocks {
 impl Iterator for Blocks {
     type Item = Block;
 
+    #[inline]
     fn next(&mut self) -> Option<Block> {
         let rest = self.rest?;
-        let large = self.largest == PageSize::Large
-            && rest.first.is_multiple_of(FRAMES_PER_LARGE)
-            && rest.count >= FRAMES_PER_LARGE;
-        let size = if large { PageSize::Large } else { PageSize::Small };
-        self.rest = rest.skip(size.frames());
-        Some(Block { first: rest.first(), size })
+        let block = rest.first_block(self.largest);
+        self.rest = rest.skip(block.size.frames());
+        Some(block)
     }
 }
 
@@ -221,6 +257,7 @@ impl<'a> MemoryMap<'a> {
     ///
     /// # Errors
     /// [`RangeError::Overlap`] when two of them share a frame.
+    #[inline]
     pub fn new(ranges: &'a [FrameRange]) -> Result<Self, RangeError> {
         for (index, range) in ranges.iter().enumerate() {
             if let Some(other) = ranges.iter().skip(index + 1).find(|other| other.overlaps(*range)) {
@@ -239,6 +276,7 @@ impl<'a> MemoryMap<'a> {
     ///
     /// # Errors
     /// [`RangeError::OutsideMap`].
+    #[inline]
     pub fn check(&self, range: FrameRange) -> Result<(), RangeError> {
         if self.ranges.iter().any(|part| part.contains(range)) {
             Ok(())

@@ -24,6 +24,7 @@ impl Rights {
     pub const RAM: Self = Self::all();
 
     /// False for a set that no machine takes: write without read.
+    #[inline]
     pub const fn is_legal(self) -> bool {
         !self.contains(Self::WRITE) || self.contains(Self::READ)
     }
@@ -44,23 +45,27 @@ impl Grants {
     pub const NONE: Self = Self([Rights::empty(); GUEST_LEVELS]);
 
     /// `rights` for `level` and none for the others.
+    #[inline]
     pub const fn one(level: GuestLevel, rights: Rights) -> Self {
         Self::NONE.with(level, rights)
     }
 
     /// The same with `rights` for `level`.
     #[must_use]
+    #[inline]
     pub const fn with(mut self, level: GuestLevel, rights: Rights) -> Self {
         self.0[level.index()] = rights;
         self
     }
 
     /// The rights of `level`.
+    #[inline]
     pub const fn of(&self, level: GuestLevel) -> Rights {
         self.0[level.index()]
     }
 
     /// False when the rights of some level are a set that no machine takes.
+    #[inline]
     pub fn is_legal(&self) -> bool {
         self.0.iter().all(|rights| rights.is_legal())
     }

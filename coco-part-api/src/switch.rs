@@ -48,16 +48,19 @@ pub struct PendingCall {
 
 impl PendingCall {
     /// For backends: a call whose pending mark is taken and whose caller is stopped.
+    #[inline]
     pub const fn new(level: GuestLevel, regs: CallRegs) -> Self {
         Self { level, regs }
     }
 
     /// The level that called.
+    #[inline]
     pub const fn level(&self) -> GuestLevel {
         self.level
     }
 
     /// The registers as they were at the call: one copy, taken after the caller was stopped.
+    #[inline]
     pub const fn regs(&self) -> CallRegs {
         self.regs
     }

@@ -1,5 +1,6 @@
 //! One call of a guest: who calls, and what a service may do for it.
 
+use coco_part_api::range::SMALL;
 use coco_part_api::svsm::{CALL_BUFFER, CallResult};
 use coco_part_api::{
     CallRegs, Error, ErrorKind, FrameRange, Grant, Grants, GuestLevel, GuestMemory, Monitor as Backend, NotYet,
@@ -40,6 +41,8 @@ pub(crate) struct Call<'c, 'a, B: Backend, P, const VCPUS: usize> {
     pub(crate) shared: &'c Shared<'a, B::Seed, VCPUS>,
     pub(crate) caller: Caller,
     pub(crate) regs: CallRegs,
+    /// Where a list is copied to, once. What an earlier call left there is overwritten.
+    pub(crate) room: &'c mut [u64],
 }
 
 impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
@@ -49,17 +52,13 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         self.shared.ledger.claim(range, self.caller.own()).map_err(refused)
     }
 
-    /// Keeps a page that holds an argument of the caller: a page of its own, or the buffer of its call area.
-    ///
-    /// While it is kept no other vCPU can turn the page into something that L1 must not write to.
-    pub(crate) fn keep_argument(&self, at: PhysAddr) -> Result<Kept<'a>, CallResult> {
-        let page = PhysFrame::containing_address(at);
-        if page == self.caller.call_area {
-            // Nobody else moves or frees it: that takes this call's end (registry), and its first bytes are not buffer.
-            let is_buffer = at.as_u64() % page.size() >= CALL_BUFFER;
-            return if is_buffer { Ok(Kept { _claim: None }) } else { Err(CallResult::INVALID_ADDRESS) };
-        }
-        Ok(Kept { _claim: Some(self.claim_own(FrameRange::of(page))?) })
+    /// Whether an argument lies in the caller's call area, which nobody else moves or frees: that takes this call's end
+    /// (registry). Its first bytes are no place for arguments, see [`check_buffer`]. An argument anywhere else has to lie in a
+    /// page of the caller, [claimed](Self::claim_own) for as long as it is used, so that no other vCPU turns the page into
+    /// something that L1 must not write to.
+    #[inline]
+    pub(crate) fn is_in_call_area(&self, at: PhysAddr) -> bool {
+        PhysFrame::containing_address(at) == self.caller.call_area
     }
 
     pub(crate) fn read(&self, at: PhysAddr, into: &mut [u8]) -> Result<(), CallResult> {
@@ -128,10 +127,13 @@ fn reach<E>(stopped: &Stopped<E>) -> u64 {
     }
 }
 
-/// An argument page that stays what it is until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Kept<'a> {
-    _claim: Option<Claim<'a>>,
+/// Checks that an argument in a call area lies in its buffer.
+///
+/// # Errors
+/// `INVALID_ADDRESS`.
+#[inline]
+pub(crate) fn check_buffer(at: PhysAddr) -> Result<(), CallResult> {
+    if at.as_u64() % SMALL >= CALL_BUFFER { Ok(()) } else { Err(CallResult::INVALID_ADDRESS) }
 }
 
 /// Waits until no vCPU can use what was cut: kicks those that run guests, pauses, asks again (rule M5).

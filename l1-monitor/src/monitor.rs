@@ -1,6 +1,7 @@
 //! The loop of one vCPU: run the guest, look at the exit, serve it, run again.
 
 use coco_part_api::svsm::CallResult;
+use coco_part_api::svsm::list::MOST;
 use coco_part_api::{
     Error, ErrorKind, Exit, FaultCause, MemoryFault, Monitor as Backend, PendingCall, Processor, VcpuId,
 };
@@ -21,6 +22,8 @@ pub struct Monitor<'a, B: Backend, P, const VCPUS: usize> {
     own: VcpuId,
     host_errors: u32,
     refusals: u32,
+    /// For the list of a call: zeroing a new place would cost more than the rest of a short one.
+    room: [u64; MOST],
 }
 
 /// Why the guest's part on this vCPU is over.
@@ -79,7 +82,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
     /// The monitor of the vCPU that `backend` is for.
     pub fn new(backend: B, processor: P, shared: Shared<'a, B::Seed, VCPUS>) -> Self {
         let own = backend.vcpu();
-        Self { backend, processor, shared, own, host_errors: 0, refusals: 0 }
+        Self { backend, processor, shared, own, host_errors: 0, refusals: 0, room: [0; MOST] }
     }
 
     /// The backend, for integrators that need more of it than the monitor does.
@@ -221,8 +224,8 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
         let answer = if is_malformed {
             regs.with_result(CallResult::INVALID_FORMAT)
         } else {
-            let Self { backend, processor, shared, .. } = self;
-            service::serve(&mut Call { backend, processor, shared, caller, regs })
+            let Self { backend, processor, shared, room, .. } = self;
+            service::serve(&mut Call { backend, processor, shared, caller, regs, room })
         };
         let answered = self.backend.answer(pending, answer);
         self.shared.storage.with(|registry| registry.end_hold(self.own, record.state));

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use coco_part_api::{Block, PageSize as BlockSize};
 use thiserror_no_std::Error;
 use x86_64::PhysAddr;
 
@@ -17,6 +18,7 @@ pub enum PageSize {
 
 impl PageSize {
     /// Returns the size in bytes.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Size4KiB => 0x1000,
@@ -25,6 +27,7 @@ impl PageSize {
     }
 
     /// Returns the number that stands for the size in registers and descriptors.
+    #[inline]
     pub const fn number(self) -> u8 {
         self as u8
     }
@@ -47,18 +50,33 @@ impl Page {
     ///
     /// # Errors
     /// [`PageMisaligned`] if `at` is not a multiple of the size.
+    #[inline]
     pub const fn try_new(at: PhysAddr, size: PageSize) -> Result<Self, PageMisaligned> {
         if at.as_u64() & (size.bytes() - 1) == 0 { Ok(Self { at, size }) } else { Err(PageMisaligned { at, size }) }
     }
 
     /// Returns the guest-physical address of the first byte.
+    #[inline]
     pub const fn at(self) -> PhysAddr {
         self.at
     }
 
     /// Returns the size.
+    #[inline]
     pub const fn size(self) -> PageSize {
         self.size
+    }
+}
+
+impl From<Block> for Page {
+    /// The same page: a block is aligned to its size too.
+    #[inline]
+    fn from(block: Block) -> Self {
+        let size = match block.size() {
+            BlockSize::Small => PageSize::Size4KiB,
+            BlockSize::Large => PageSize::Size2MiB,
+        };
+        Self { at: block.start(), size }
     }
 }
 

@@ -1,6 +1,6 @@
 //! VMSAs of the levels below: admitted anywhere, installed on their own vCPU, retired from anywhere.
 //!
-//! [`admit`](AdmitVcpu::admit) works on a page that no lower level can reach any more, and publishes in this order: checks,
+//! [`admit`](L1::admit) works on a page that no lower level can reach any more, and publishes in this order: checks,
 //! run bit clear, VMSA attribute, checks again (VC-02), run bit. A VMSA that it has published may run at once, before L1 on
 //! the target has installed it: the host does so when the guest asks for it. It is installed before L1 runs the level
 //! there, and L1 looks for a waiting call before it enters (see `switch`), so a call that came too early is served.
@@ -8,7 +8,7 @@
 use core::mem::offset_of;
 
 use coco_part_api::range::FRAMES_PER_LARGE;
-use coco_part_api::{AdmitVcpu, FrameRange, GuestLevel, GuestMemory, Source, Terms};
+use coco_part_api::{FrameRange, GuestLevel, GuestMemory, Source, Terms};
 use x86_64::structures::paging::PhysFrame;
 
 use super::frames::{Index, Phase, Place};
@@ -41,18 +41,22 @@ impl Seed {
     }
 }
 
-impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
-    type Seed = Seed;
-
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Makes the frame a VMSA. [`Source::Image`]: the guest filled it, and tells the host itself. [`Source::Context`]: L1
-    /// fills it, and [`install`](AdmitVcpu::install) tells the host.
+    /// fills it, and [`install`](Self::install) tells the host.
     ///
     /// # Errors
     /// [`SnpError::VmsaAligned2m`], [`SnpError::Range`], [`SnpError::UnknownVcpu`], [`SnpError::NoVcpu`] for a level not in
     /// use, [`SnpError::FrameInUse`], [`SnpError::NoRoom`], [`SnpError::FrameBusy`], [`SnpError::BadVmsa`], and what machine
     /// and memory refuse.
     /// Contents and attribute are then as before. [`SnpError::Quarantined`] if the machine did not let.
-    fn admit(&mut self, state: PhysFrame, from: Source<'_>, terms: &Terms, _proof: &Flushed) -> Result<Seed, SnpError> {
+    pub fn admit(
+        &mut self,
+        state: PhysFrame,
+        from: Source<'_>,
+        terms: &Terms,
+        _proof: &Flushed,
+    ) -> Result<Seed, SnpError> {
         self.check_frame(state)?;
         demand_usable(state)?;
         if !self.levels.contains(&terms.level) {
@@ -94,7 +98,7 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
     /// [`SnpError::WrongVcpu`]; [`SnpError::NotAStateFrame`] for a seed whose frame was retired; [`SnpError::FrameBusy`]
     /// while it is being retired; [`SnpError::VcpuRuns`] or [`SnpError::CallUnanswered`] for the older one; for a VMSA
     /// that L1 made, what the host says.
-    fn install(&mut self, seed: Seed) -> Result<(), (Seed, SnpError)> {
+    pub fn install(&mut self, seed: Seed) -> Result<(), (Seed, SnpError)> {
         match self.try_install(&seed) {
             Ok(()) => Ok(()),
             Err(error) => Err((seed, error)),
@@ -107,7 +111,7 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
     /// [`SnpError::NotAStateFrame`]; [`SnpError::FrameBusy`] while another vCPU retires it, or its own one looks at it or
     /// serves a call of it; [`SnpError::VcpuRuns`] while it runs, or a call of it waits for an answer from this vCPU. It is
     /// then as before.
-    fn retire(&mut self, state: PhysFrame, terms: &Terms) -> Result<(), SnpError> {
+    pub fn retire(&mut self, state: PhysFrame, terms: &Terms) -> Result<(), SnpError> {
         let at = state.start_address();
         let place = self.frames.find(terms.target, vmpl(terms.level), state);
         let place = place.ok_or(SnpError::NotAStateFrame { at })?;
@@ -123,9 +127,7 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
             }
         }
     }
-}
 
-impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Moves a word to `Changing` and says where it was.
     fn begin_change(&mut self, place: &Place<'_>) -> Result<Phase, SnpError> {
         let at = place.frame().start_address();

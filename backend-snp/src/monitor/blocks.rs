@@ -1,15 +1,13 @@
 //! One block of pages at a time: PVALIDATE, RMPADJUST and what undoes them.
 
+use coco_part_api::level::GUEST_LEVELS;
 use coco_part_api::range::{FRAMES_PER_LARGE, PageSize as BlockSize};
-use coco_part_api::{
-    Block, Error, ErrorKind, FrameRange, Grants, GuestLevel, GuestMemory, HostState, Origin, RangeError, Rights,
-    Stopped,
-};
+use coco_part_api::{Block, Error, ErrorKind, FrameRange, GuestLevel, GuestMemory, HostState, Origin, Rights, Stopped};
 
 use super::{L1, permissions, vmpl};
 use crate::error::SnpError;
 use crate::host::HostChannel;
-use crate::instr::{Invlpgb, Page, PageSize, Port, PvalidateCode, PvalidateOp, RmpAttributes, RmpCode};
+use crate::instr::{Invlpgb, Port, PvalidateCode, PvalidateOp, RmpAttributes, RmpCode};
 
 /// 2 MiB pages whose state is agreed with the host at once.
 const LARGE_PER_PART: u64 = 32;
@@ -33,26 +31,62 @@ impl OnMismatch {
     }
 }
 
+/// Grants as RMPADJUST takes them: a mask for each level that gets a right.
+#[derive(Debug)]
+pub(super) struct Masks {
+    all: [RmpAttributes; GUEST_LEVELS],
+    count: usize,
+}
+
+impl Masks {
+    /// No right for anybody.
+    #[inline]
+    pub(super) const fn new() -> Self {
+        Self { all: [RmpAttributes::from_bits_retain(0); GUEST_LEVELS], count: 0 }
+    }
+
+    /// Adds these rights of a level.
+    #[inline]
+    pub(super) fn push(&mut self, level: GuestLevel, rights: Rights) {
+        if let Some(slot) = self.all.get_mut(self.count) {
+            *slot = mask(level, rights);
+            self.count += 1;
+        }
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[RmpAttributes] {
+        self.all.get(..self.count).unwrap_or_default()
+    }
+}
+
+/// What RMPADJUST is told to give a level these rights.
+#[inline]
+fn mask(level: GuestLevel, rights: Rights) -> RmpAttributes {
+    RmpAttributes::new(vmpl(level), permissions(rights))
+}
+
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Runs a step on every block of a range. A step that fails must have changed nothing.
+    #[inline]
     pub(super) fn each(
         &mut self,
         range: FrameRange,
         mismatch: OnMismatch,
         mut step: impl FnMut(&mut Self, Block) -> Result<(), SnpError>,
     ) -> Result<(), Stopped<SnpError>> {
-        let mut done = 0;
-        for block in range.blocks() {
-            let frames = block.size().frames();
+        let mut next = Some(range);
+        // Blocks are small while more frames are left.
+        let mut behind_split = u64::MAX;
+        while let Some(rest) = next {
+            let largest = if rest.frames() > behind_split { BlockSize::Small } else { BlockSize::Large };
+            let block = rest.first_block(largest);
             match step(self, block) {
-                Ok(()) => done += frames,
+                Ok(()) => next = rest.skip(block.size().frames()),
                 Err(cause) if may_split(block, mismatch, &cause) => {
-                    for (small, before) in block.range().small_blocks().zip(0..) {
-                        step(self, small).map_err(|cause| Stopped { done: done + before, cause })?;
-                    }
-                    done += frames;
+                    behind_split = rest.frames() - block.size().frames();
                 }
-                Err(cause) => return Err(Stopped { done, cause }),
+                Err(cause) => return Err(Stopped { done: range.frames() - rest.frames(), cause }),
             }
         }
         Ok(())
@@ -60,7 +94,7 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
 
     /// PVALIDATE of one block. That nothing changed is an error (M2).
     pub(super) fn pvalidate(&mut self, block: Block, op: PvalidateOp) -> Result<(), SnpError> {
-        let result = self.port.pvalidate(page(block)?, op)?;
+        let result = self.port.pvalidate(block.into(), op)?;
         match result.code {
             PvalidateCode::SUCCESS if result.carry => Err(SnpError::NoChange),
             PvalidateCode::SUCCESS => Ok(()),
@@ -70,8 +104,11 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
 
     /// RMPADJUST of one block for one level.
     pub(super) fn adjust(&mut self, block: Block, level: GuestLevel, rights: Rights) -> Result<(), SnpError> {
-        let attributes = RmpAttributes::new(vmpl(level), permissions(rights));
-        match self.port.rmpadjust(page(block)?, attributes)? {
+        self.rmpadjust(block, mask(level, rights))
+    }
+
+    fn rmpadjust(&mut self, block: Block, mask: RmpAttributes) -> Result<(), SnpError> {
+        match self.port.rmpadjust(block.into(), mask)? {
             RmpCode::SUCCESS => Ok(()),
             code => Err(SnpError::Rmpadjust { code }),
         }
@@ -81,29 +118,32 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     ///
     /// If a right that was given cannot be taken back, the block is made invalid instead, so that nobody reaches it, and is
     /// [`SnpError::Quarantined`]. Its contents are lost then.
-    pub(super) fn grant_block(&mut self, block: Block, grants: &Grants) -> Result<(), SnpError> {
+    #[inline]
+    pub(super) fn grant_block(&mut self, block: Block, masks: &[RmpAttributes]) -> Result<(), SnpError> {
         let mut given = false;
-        for &level in self.levels {
-            let rights = grants.of(level);
-            if rights.is_empty() {
-                continue;
-            }
-            if let Err(cause) = self.adjust(block, level, rights) {
-                if given {
-                    let revoked = self.revoke_block(block);
-                    if revoked.is_err() {
-                        // What else could be done if the machine refuses this too?
-                        let _ = self.invalidate_block(block);
-                    }
-                    // Somebody may have used the right already.
-                    self.flush();
-                    revoked.map_err(|_| SnpError::Quarantined { at: block.start() })?;
-                }
-                return Err(cause);
+        for mask in masks {
+            if let Err(cause) = self.rmpadjust(block, *mask) {
+                return Err(if given { self.undo_grant(block, cause) } else { cause });
             }
             given = true;
         }
         Ok(())
+    }
+
+    /// Takes back what levels before the one that failed were given.
+    #[cold]
+    fn undo_grant(&mut self, block: Block, cause: SnpError) -> SnpError {
+        let revoked = self.revoke_block(block);
+        if revoked.is_err() {
+            // What else could be done if the machine refuses this too?
+            let _ = self.invalidate_block(block);
+        }
+        // Somebody may have used the right already.
+        self.flush();
+        match revoked {
+            Ok(()) => cause,
+            Err(_) => SnpError::Quarantined { at: block.start() },
+        }
     }
 
     /// Takes all rights of all levels in use on a block.
@@ -122,16 +162,28 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
 
     /// Validates one block, zeroes the whole of it and grants it, in this order. After an error it is not valid, and no
     /// lower level has a right, or it is [`SnpError::Quarantined`].
-    pub(super) fn validate_block(&mut self, block: Block, grants: &Grants) -> Result<(), SnpError> {
+    #[inline]
+    pub(super) fn validate_block(&mut self, block: Block, masks: &[RmpAttributes]) -> Result<(), SnpError> {
         self.pvalidate(block, PvalidateOp::Validate)?;
-        let zeroed = self.memory.zero(block.range()).map_err(SnpError::memory(block.start()));
-        match zeroed.and_then(|()| self.grant_block(block, grants)) {
-            Ok(()) => Ok(()),
-            Err(cause @ SnpError::Quarantined { .. }) => Err(cause),
-            Err(cause) => {
-                self.invalidate_block(block).map_err(|_| SnpError::Quarantined { at: block.start() })?;
-                Err(cause)
-            }
+        let cause = match self.memory.zero(block.range()) {
+            Ok(()) => match self.grant_block(block, masks) {
+                Ok(()) => return Ok(()),
+                Err(cause) => cause,
+            },
+            Err(fault) => SnpError::memory(block.start())(fault),
+        };
+        Err(self.undo_validate(block, cause))
+    }
+
+    /// Makes a block invalid again that could not be zeroed or granted, unless there is nothing left to do about it.
+    #[cold]
+    fn undo_validate(&mut self, block: Block, cause: SnpError) -> SnpError {
+        if matches!(cause, SnpError::Quarantined { .. }) {
+            return cause;
+        }
+        match self.invalidate_block(block) {
+            Ok(()) => cause,
+            Err(_) => SnpError::Quarantined { at: block.start() },
         }
     }
 
@@ -205,12 +257,4 @@ pub(super) fn next_part(rest: FrameRange) -> FrameRange {
 
 fn may_split(block: Block, mismatch: OnMismatch, cause: &SnpError) -> bool {
     mismatch == OnMismatch::Split && block.size() == BlockSize::Large && cause.kind() == ErrorKind::SizeMismatch
-}
-
-fn page(block: Block) -> Result<Page, SnpError> {
-    let size = match block.size() {
-        BlockSize::Small => PageSize::Size4KiB,
-        BlockSize::Large => PageSize::Size2MiB,
-    };
-    Ok(Page::try_new(block.start(), size).map_err(|error| RangeError::Unaligned { at: error.at })?)
 }

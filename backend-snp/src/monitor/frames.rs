@@ -75,6 +75,7 @@ pub(super) enum Phase {
 impl Phase {
     const ALL: [Self; 4] = [Self::Admitted, Self::Ready, Self::Held, Self::Changing];
 
+    #[inline]
     fn of(word: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|phase| *phase as u64 == word & PHASE)
     }
@@ -92,6 +93,7 @@ pub(super) struct Index {
 
 impl Index {
     /// The frame.
+    #[inline]
     pub(super) fn frame(self) -> PhysFrame {
         PhysFrame::containing_address(PhysAddr::new_truncate(self.key & ADDRESS))
     }
@@ -106,21 +108,25 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// The frame.
+    #[inline]
     pub(super) fn frame(&self) -> PhysFrame {
         self.index.frame()
     }
 
+    #[inline]
     pub(super) const fn index(&self) -> Index {
         self.index
     }
 
     /// The phase, or `None` when this admission is over.
+    #[inline]
     pub(super) fn phase(&self) -> Option<Phase> {
         let word = self.word.load(ORDER);
         if word & !PHASE == self.index.key { Phase::of(word) } else { None }
     }
 
     /// Moves the word; false if it is in another phase or about something else.
+    #[inline]
     pub(super) fn shift(&self, from: Phase, to: Phase) -> bool {
         let key = self.index.key;
         self.word.compare_exchange(key | from as u64, key | to as u64, ORDER, ORDER).is_ok()
@@ -186,6 +192,7 @@ impl<'a> Frames<'a> {
     }
 
     /// The words in use of a level of a vCPU.
+    #[inline]
     pub(super) fn of(&self, vcpu: VcpuId, vmpl: Vmpl) -> impl Iterator<Item = Place<'a>> + use<'a> {
         let words = self.level(vcpu, vmpl).into_iter().flatten().enumerate();
         words.filter_map(move |(slot, word)| {
@@ -196,6 +203,7 @@ impl<'a> Frames<'a> {
     }
 
     /// The word of a frame that was admitted for a level of a vCPU.
+    #[inline]
     pub(super) fn find(&self, vcpu: VcpuId, vmpl: Vmpl, frame: PhysFrame) -> Option<Place<'a>> {
         let at = frame.start_address().as_u64();
         self.level(vcpu, vmpl).ok()?.iter().enumerate().find_map(|(slot, word)| {
@@ -211,11 +219,13 @@ impl<'a> Frames<'a> {
     }
 
     /// The word that an index names.
+    #[inline]
     pub(super) fn at(&self, index: Index) -> Option<Place<'a>> {
         let word = self.level(index.vcpu, index.vmpl).ok()?.get(index.slot)?;
         Some(Place { word, index })
     }
 
+    #[inline]
     fn level(&self, vcpu: VcpuId, vmpl: Vmpl) -> Result<&'a [AtomicU64; FRAMES_PER_LEVEL], SnpError> {
         let words = self.vcpus.get(vcpu.index()).and_then(|levels| levels.get(usize::from(vmpl.number())));
         words.ok_or(SnpError::UnknownVcpu { id: vcpu })

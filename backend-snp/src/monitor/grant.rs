@@ -1,11 +1,9 @@
 //! Pages of the levels below L1.
 
-use coco_part_api::{
-    After, Block, FrameRange, Grant, Grants, GuestLevel, GuestMemory, NotYet, Origin, Rights, Stopped,
-};
+use coco_part_api::{After, Block, FrameRange, Grants, GuestLevel, GuestMemory, NotYet, Origin, Rights, Stopped};
 
 use super::L1;
-use super::blocks::OnMismatch;
+use super::blocks::{Masks, OnMismatch};
 use super::validate::at_start;
 use crate::error::SnpError;
 use crate::instr::Port;
@@ -28,18 +26,16 @@ impl Cut {
 #[derive(Debug)]
 pub struct Flushed(());
 
-impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
-    type Cut = Cut;
-    type Flushed = Flushed;
-
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Per block: PVALIDATE, zero, RMPADJUST for each level that gets a right. A page that becomes valid has no rights of
     /// lower levels (RMP-005, and `rescind_from` comes after `withdraw`), so nothing is revoked first.
     ///
     /// For [`Origin::Request`] the guest has agreed the page state itself, and a size mismatch is reported. The error
     /// [`SnpError::Quarantined`] says that the block at `done` is valid, unreachable for lower levels, and to be given up.
-    fn validate_for(&mut self, range: FrameRange, grants: &Grants, by: Origin) -> Result<(), Stopped<SnpError>> {
-        self.check(range, grants)?;
-        let step = |l1: &mut Self, block: Block| l1.validate_block(block, grants);
+    pub fn validate_for(&mut self, range: FrameRange, grants: &Grants, by: Origin) -> Result<(), Stopped<SnpError>> {
+        let mut masks = Masks::new();
+        self.check(range, grants, &mut masks)?;
+        let step = |l1: &mut Self, block: Block| l1.validate_block(block, masks.as_slice());
         match by {
             Origin::Monitor => self.with_private(range, step),
             Origin::Request => self.each(range, OnMismatch::of(by), step),
@@ -48,16 +44,17 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
 
     /// RMPADJUST for each level that gets a right. On pages where no lower level has one: the rights of a level that
     /// `grants` does not name are not touched.
-    fn publish(&mut self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<SnpError>> {
-        self.check(range, grants)?;
-        self.each(range, OnMismatch::Split, |l1, block| l1.grant_block(block, grants))
+    pub fn publish(&mut self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<SnpError>> {
+        let mut masks = Masks::new();
+        self.check(range, grants, &mut masks)?;
+        self.each(range, OnMismatch::Split, |l1, block| l1.grant_block(block, masks.as_slice()))
     }
 
     /// RMPADJUST to no rights, for each level in use. For [`Origin::Request`] a size mismatch is reported.
     ///
     /// At the block where it stops, the levels before the one that failed have no rights any more, and `cut` covers them.
     /// What they had is not known here: the caller, who knows the grants, regrants that block as well.
-    fn withdraw(&mut self, range: FrameRange, by: Origin, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
+    pub fn withdraw(&mut self, range: FrameRange, by: Origin, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
         self.map.check(range).map_err(at_start)?;
         self.each(range, OnMismatch::of(by), |l1, block| {
             for &level in l1.levels {
@@ -71,19 +68,23 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
     /// One INVLPGB for everything and one TLBSYNC, if there is something to flush. Never [`NotYet`].
     ///
     /// The proof does not know its pages: it is the caller's part to use it for those of its cut only.
-    fn redeem(&mut self, cut: Cut) -> Result<Flushed, NotYet<Cut>> {
+    pub fn redeem(&mut self, cut: Cut) -> Result<Flushed, NotYet<Cut>> {
         if cut.pending {
             self.flush();
         }
         Ok(Flushed(()))
     }
 
-    fn regrant(&mut self, range: FrameRange, grants: &Grants, _proof: &Flushed) -> Result<(), Stopped<SnpError>> {
+    /// As [`publish`](Self::publish), for pages whose cut is redeemed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn regrant(&mut self, range: FrameRange, grants: &Grants, _proof: &Flushed) -> Result<(), Stopped<SnpError>> {
         self.publish(range, grants)
     }
 
     /// PVALIDATE to not valid. The guest does the host's part of its own request.
-    fn rescind_from(
+    pub fn rescind_from(
         &mut self,
         range: FrameRange,
         then: After,
@@ -98,8 +99,9 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
     ///
     /// The block at which it stops may have the new rights for some levels and the old ones for others: the caller sets it
     /// again, or regrants it.
-    fn set_rights(&mut self, range: FrameRange, grants: &Grants, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
-        self.check(range, grants)?;
+    pub fn set_rights(&mut self, range: FrameRange, grants: &Grants, cut: &mut Cut) -> Result<(), Stopped<SnpError>> {
+        // Levels without a right are set too.
+        self.check(range, grants, &mut Masks::new())?;
         self.each(range, OnMismatch::Split, |l1, block| {
             for &level in l1.levels {
                 let rights = grants.of(level);
@@ -109,16 +111,21 @@ impl<P: Port, M: GuestMemory> Grant for L1<'_, P, M> {
             Ok(())
         })
     }
-}
 
-impl<P: Port, M: GuestMemory> L1<'_, P, M> {
-    /// Range inside the map (M1); grants legal, and for levels in use only.
-    fn check(&self, range: FrameRange, grants: &Grants) -> Result<(), Stopped<SnpError>> {
+    /// Range inside the map (M1); grants legal, and for levels in use only. Their masks are added to `masks`: a result of that
+    /// size would be copied.
+    #[inline(always)]
+    fn check(&self, range: FrameRange, grants: &Grants, masks: &mut Masks) -> Result<(), Stopped<SnpError>> {
         self.map.check(range).map_err(at_start)?;
-        let unused = |level: &GuestLevel| !self.levels.contains(level);
-        let stray = GuestLevel::ALL.iter().filter(|level| unused(level)).any(|level| !grants.of(*level).is_empty());
-        if !grants.is_legal() || stray {
-            return Err(at_start(SnpError::IllegalGrants));
+        for level in GuestLevel::ALL {
+            let rights = grants.of(level);
+            if rights.is_empty() {
+                continue;
+            }
+            if !rights.is_legal() || !self.levels.contains(&level) {
+                return Err(at_start(SnpError::IllegalGrants));
+            }
+            masks.push(level, rights);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! | `admit`, `own_vcpu` | making VMSAs and taking them back |
 //! | `switch`, `exit`, `state` | running a level and what it left behind |
 //! | `attest`, `boot` | evidence, boot pages |
+//! | `verbs` | the traits, by L1's own functions of the same names |
 //!
 //! A VMSA is a page, and it is copied before it is checked: give a vCPU of L1 at least 32 KiB of stack.
 //!
@@ -23,9 +24,7 @@
 //! use backend_snp::SnpError;
 //! use backend_snp::instr::Port;
 //! use backend_snp::monitor::{Cut, L1, Setup, Shared};
-//! use coco_part_api::{
-//!     AdmitVcpu, CallRegs, Context, Exit, Grant, GuestLevel, GuestMemory, Identify, RunLevel, Source, Terms,
-//! };
+//! use coco_part_api::{CallRegs, Context, Exit, GuestLevel, GuestMemory, Identify, Source, Terms};
 //! use x86_64::structures::paging::PhysFrame;
 //!
 //! fn boot<P: Port, M: GuestMemory>(
@@ -74,6 +73,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod verbs;
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -225,13 +225,14 @@ const fn vmpl(level: GuestLevel) -> Vmpl {
     }
 }
 
-/// Rights as a mask of the RMP. Shadow stack pages are never granted as such.
-fn permissions(rights: Rights) -> VmplPermissions {
-    let pairs = [
-        (Rights::READ, VmplPermissions::READ),
-        (Rights::WRITE, VmplPermissions::WRITE),
-        (Rights::EXECUTE_USER, VmplPermissions::EXECUTE_USER),
-        (Rights::EXECUTE_SUPERVISOR, VmplPermissions::EXECUTE_SUPERVISOR),
-    ];
-    pairs.into_iter().filter(|(right, _)| rights.contains(*right)).map(|(_, permission)| permission).collect()
+/// Rights as a mask of the RMP, bit by bit. Shadow stack pages are never granted as such.
+#[inline]
+const fn permissions(rights: Rights) -> VmplPermissions {
+    VmplPermissions::from_bits_retain(rights.bits())
 }
+
+const _: () = assert!(permissions(Rights::READ).bits() == VmplPermissions::READ.bits());
+const _: () = assert!(permissions(Rights::WRITE).bits() == VmplPermissions::WRITE.bits());
+const _: () = assert!(permissions(Rights::EXECUTE_USER).bits() == VmplPermissions::EXECUTE_USER.bits());
+const _: () = assert!(permissions(Rights::EXECUTE_SUPERVISOR).bits() == VmplPermissions::EXECUTE_SUPERVISOR.bits());
+const _: () = assert!(Rights::all().bits() & VmplPermissions::SUPERVISOR_SHADOW_STACK.bits() == 0);

@@ -20,7 +20,7 @@ use core::mem::offset_of;
 
 use coco_part_api::memory::offset;
 use coco_part_api::svsm::CALL_PENDING;
-use coco_part_api::{CallRegs, Exit, GuestLevel, GuestMemory, PendingCall, RunLevel};
+use coco_part_api::{CallRegs, Exit, GuestLevel, GuestMemory, PendingCall};
 use x86_64::structures::paging::PhysFrame;
 
 use super::frames::{Phase, Place};
@@ -70,14 +70,14 @@ pub(super) enum Hold {
     Contested,
 }
 
-impl<P: Port, M: GuestMemory> RunLevel for L1<'_, P, M> {
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Runs the level, unless something it did already waits for L1.
     ///
     /// # Errors
     /// [`SnpError::NoVcpu`], [`SnpError::CallUnanswered`]; [`SnpError::RunVmpl`] and the answer errors of the host channel
     /// when the host refuses or misbehaves; [`SnpError::Memory`], [`SnpError::Fault`] when the VMSA is not accessible any
     /// more. Running again is possible after each of them.
-    fn run(&mut self, level: GuestLevel) -> Result<Exit, SnpError> {
+    pub fn run(&mut self, level: GuestLevel) -> Result<Exit, SnpError> {
         if self.current(level)?.waiting {
             return Err(SnpError::CallUnanswered { level });
         }
@@ -105,11 +105,11 @@ impl<P: Port, M: GuestMemory> RunLevel for L1<'_, P, M> {
         Ok(Exit::Spurious)
     }
 
-    /// Writes RAX, RCX, RDX, R8 and R9 of the VMSA and nothing else (S2). It can run from the next [`run`](RunLevel::run) on.
+    /// Writes RAX, RCX, RDX, R8 and R9 of the VMSA and nothing else (S2). It can run from the next [`run`](Self::run) on.
     ///
     /// # Errors
     /// [`SnpError::NoVcpu`] for a call that this vCPU did not report; [`SnpError::Memory`], and the level stays stopped.
-    fn answer(&mut self, call: PendingCall, regs: CallRegs) -> Result<(), SnpError> {
+    pub fn answer(&mut self, call: PendingCall, regs: CallRegs) -> Result<(), SnpError> {
         let level = call.level();
         let current = self.current(level)?;
         if !current.waiting {
@@ -126,7 +126,11 @@ impl<P: Port, M: GuestMemory> RunLevel for L1<'_, P, M> {
         Ok(())
     }
 
-    fn set_call_area(&mut self, level: GuestLevel, at: PhysFrame) -> Result<(), SnpError> {
+    /// Moves the call area of this vCPU's part of the level.
+    ///
+    /// # Errors
+    /// [`SnpError::NoVcpu`].
+    pub fn set_call_area(&mut self, level: GuestLevel, at: PhysFrame) -> Result<(), SnpError> {
         self.current(level)?;
         if let Some(current) = self.current_mut(level) {
             current.call_area = at;

@@ -1,6 +1,6 @@
 //! Pages of L1 itself.
 
-use coco_part_api::{After, Block, FrameRange, Grant, Grants, GuestMemory, HostState, Origin, Stopped, Validate};
+use coco_part_api::{After, Block, FrameRange, GuestMemory, HostState, Origin, Stopped};
 
 use super::L1;
 use super::blocks::{OnMismatch, next_part};
@@ -10,14 +10,14 @@ use crate::error::SnpError;
 use crate::host::HostChannel;
 use crate::instr::{Fault, Port, PvalidateOp};
 
-impl<P: Port, M: GuestMemory> Validate for L1<'_, P, M> {
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// Agrees the page state in parts, then validates and zeroes block by block.
     ///
     /// Where it stops, pages from there on that were not valid before are shared with the host, whether they were shared or
     /// unassigned before: the two cannot be told apart.
-    fn validate(&mut self, range: FrameRange) -> Result<(), Stopped<SnpError>> {
+    pub fn validate(&mut self, range: FrameRange) -> Result<(), Stopped<SnpError>> {
         self.map.check(range).map_err(at_start)?;
-        self.with_private(range, |l1: &mut Self, block: Block| l1.validate_block(block, &Grants::NONE))
+        self.with_private(range, |l1: &mut Self, block: Block| l1.validate_block(block, &[]))
     }
 
     /// Takes what rights lower levels may have on the pages, flushes once, takes the validation away block by block, and
@@ -25,7 +25,7 @@ impl<P: Port, M: GuestMemory> Validate for L1<'_, P, M> {
     /// again would come back with them (M5). Which rights there are is not known, so they are always taken.
     ///
     /// Where it stops, pages behind may have lost rights of lower levels, and nothing else. If the host does not do its part for pages that are not valid any more, they count as not done; they are unassigned.
-    fn rescind(&mut self, range: FrameRange, then: After) -> Result<(), Stopped<SnpError>> {
+    pub fn rescind(&mut self, range: FrameRange, then: After) -> Result<(), Stopped<SnpError>> {
         let mut cut = Cut::default();
         let withdrawn = self.withdraw(range, Origin::Monitor, &mut cut);
         if cut.is_pending() {
@@ -40,9 +40,7 @@ impl<P: Port, M: GuestMemory> Validate for L1<'_, P, M> {
         }
         withdrawn.map_err(|Stopped { done, cause }| Stopped { done, cause: said_by_rmpadjust(cause) })
     }
-}
 
-impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// PVALIDATE to not valid, and the host's part if `share`.
     pub(super) fn give_up(
         &mut self,

@@ -63,6 +63,7 @@ impl Entry {
     /// # Errors
     /// `InvalidArgument` for a reserved size or a reserved bit, `Misaligned` for a 2 MiB page that is not, `OutOfRange`
     /// for a frame beyond 2^52.
+    #[inline(always)]
     pub fn decode(word: u64) -> Result<Self, ErrorKind> {
         let size = match word & 3 {
             0 => PageSize::Small,
@@ -114,6 +115,7 @@ impl ListPlace {
     ///
     /// # Errors
     /// `OutOfRange` beyond 2^52, `Misaligned` when not a multiple of 8.
+    #[inline]
     pub fn new(address: u64) -> Result<Self, ErrorKind> {
         let at = PhysAddr::try_new(address).map_err(|_| ErrorKind::OutOfRange)?;
         if !at.is_aligned(WORD) {
@@ -123,21 +125,25 @@ impl ListPlace {
     }
 
     /// Address of the header.
+    #[inline]
     pub const fn header(self) -> PhysAddr {
         self.0
     }
 
     /// Address of the cursor.
+    #[inline]
     pub fn cursor(self) -> Option<PhysAddr> {
         offset(self.0, NEXT)
     }
 
     /// Address of an entry.
+    #[inline]
     pub fn entry(self, index: u16) -> Option<PhysAddr> {
         offset(self.0, WORD * (1 + u64::from(index)))
     }
 
     /// How many entries fit between the header and the end of its page.
+    #[inline]
     pub fn room(self) -> u64 {
         (SMALL - self.0.as_u64() % SMALL) / WORD - 1
     }
@@ -152,6 +158,7 @@ impl ListPlace {
     }
 
     /// The page that holds the list.
+    #[inline]
     pub fn page(self) -> FrameRange {
         FrameRange::of(PhysFrame::containing_address(self.0))
     }
@@ -182,11 +189,10 @@ impl ListPlace {
     ///
     /// # Errors
     /// `InvalidArgument`: no entries, a cursor not below them, reserved bytes that are not zero, or entries beyond the page.
+    #[inline]
     pub fn check(self, header: &ListHeader) -> Result<(), ErrorKind> {
-        let fits = header.entries != 0
-            && header.next < header.entries
-            && u64::from(header.entries) <= self.room()
-            && header.reserved == 0;
+        // So there is at least one entry.
+        let fits = header.next < header.entries && u64::from(header.entries) <= self.room() && header.reserved == 0;
         if fits { Ok(()) } else { Err(ErrorKind::InvalidArgument) }
     }
 }

@@ -65,6 +65,7 @@ impl CallId {
     }
 
     /// What RAX says.
+    #[inline]
     pub const fn from_rax(rax: u64) -> Self {
         Self { protocol: (rax >> 32) as u32, call: rax as u32 }
     }
@@ -110,6 +111,7 @@ impl CallResult {
     pub const NO_CHANGE: Self = Self(0x8000_1010);
 
     /// What RAX of an answer says; the upper half is ignored (table: result).
+    #[inline]
     pub const fn from_rax(rax: u64) -> Self {
         Self(rax as u32)
     }
@@ -202,11 +204,13 @@ impl CallRegs {
 
     /// These registers with a result in RAX and the others as they are (S2).
     #[must_use]
+    #[inline]
     pub const fn with_result(self, result: CallResult) -> Self {
         Self { rax: result.0 as u64, ..self }
     }
 
     /// The result of an answer.
+    #[inline]
     pub const fn result(&self) -> CallResult {
         CallResult::from_rax(self.rax)
     }

@@ -8,7 +8,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::figures;
+use crate::figures::{
+    self,
+    instructions::{Job, Vendor, Work},
+};
 use crate::mutants;
 use crate::platform::Platform;
 use crate::runner;
@@ -89,6 +92,16 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Do a piece of work whose instructions `figures` has counted
+    #[command(hide = true)]
+    Count {
+        /// What to do
+        work: Work,
+        /// On which backend
+        vendor: Vendor,
+        /// Entries of its list, or pages
+        entries: u64,
+    },
 }
 
 /// The program.
@@ -110,6 +123,7 @@ pub fn main() -> ExitCode {
         Some(Command::Replay { seed, write }) => replay::print(seed, write.as_deref()),
         Some(Command::Table { json }) => print_table(&json),
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
+        Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

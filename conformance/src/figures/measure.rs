@@ -1,7 +1,7 @@
 //! The measurements on the SNP machine.
 
 use coco_part_api::svsm::{CORE, CallId, QUERY_PROTOCOL};
-use coco_part_api::{After, CallMonitor, CallRegs, FrameRange, Grant, Grants, Origin, Rights, Validate};
+use coco_part_api::{After, CallMonitor, CallRegs, FrameRange, Grants, Origin, Rights, Validate};
 use l1_monitor::Ledger;
 use l2_guest_shim::Shim;
 use machine::Counters;

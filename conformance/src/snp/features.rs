@@ -14,7 +14,7 @@ const LEAVES: &[[u32; 6]] = &[
 ];
 
 /// The page in the firmware's format (`cpuid_page`).
-pub(super) fn page() -> [u8; PAGE] {
+pub(crate) fn page() -> [u8; PAGE] {
     let mut bytes = [0; PAGE];
     bytes[..4].copy_from_slice(&(LEAVES.len() as u32).to_le_bytes());
     for (index, [leaf, subleaf, eax, ebx, ecx, edx]) in LEAVES.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 mod cases;
 mod defect;
-mod features;
+pub(crate) mod features;
 mod host_cases;
 mod model;
 mod outside;

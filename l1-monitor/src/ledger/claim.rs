@@ -1,5 +1,7 @@
 //! A claim on frames.
 
+use core::mem;
+
 use coco_part_api::FrameRange;
 
 use super::{Ledger, State};
@@ -16,23 +18,28 @@ pub struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
+    #[inline]
     pub(super) fn new(ledger: Ledger<'a>, range: FrameRange, from: State) -> Self {
         Self { ledger, rest: Some(range), from }
     }
 
     /// Frames that are still claimed, `None` when all are committed.
+    #[inline]
     pub const fn rest(&self) -> Option<FrameRange> {
         self.rest
     }
 
     /// Gives all frames that are still claimed the state `to`.
-    pub fn commit(mut self, to: State) {
-        if let Some(rest) = self.rest.take() {
+    #[inline(always)]
+    pub fn commit(self, to: State) {
+        if let Some(rest) = self.rest {
             self.ledger.release(rest, to);
         }
+        mem::forget(self);
     }
 
     /// Gives the first `frames` of those that are still claimed the state `to`: partial progress (rule M4).
+    #[inline]
     pub fn commit_first(&mut self, frames: u64, to: State) {
         let Some(rest) = self.rest else { return };
         if let Some(done) = rest.take(frames) {
@@ -42,8 +49,8 @@ impl<'a> Claim<'a> {
     }
 
     /// Takes the guard off, for a holder that keeps many claims in less space. The frames stay claimed.
-    pub(crate) fn into_raw(mut self) {
-        self.rest = None;
+    pub(crate) fn into_raw(self) {
+        mem::forget(self);
     }
 
     /// Puts the guard back on.
@@ -55,6 +62,7 @@ impl<'a> Claim<'a> {
 }
 
 impl Drop for Claim<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take() {
             self.ledger.release(rest, self.from);

@@ -21,6 +21,8 @@ pub use state::{State, Survey};
 
 /// Frames in one word of storage.
 const PER_WORD: u64 = (u64::BITS / BITS) as u64;
+/// A word of frames that are claimed.
+const CHANGING: u64 = State::Changing.pattern();
 
 /// A view of the ledger. Copies see the same frames.
 #[derive(Clone, Copy)]
@@ -67,6 +69,16 @@ struct Part {
     mask: u64,
 }
 
+impl Part {
+    /// The places of `count` frames from `index` on: 1 to 16 of them, all in one word.
+    #[inline]
+    const fn new(index: u64, count: u64) -> Self {
+        let place = (index % PER_WORD) as u32;
+        let ones = u64::MAX >> (u64::BITS - BITS * count as u32);
+        Self { word: (index / PER_WORD) as usize, mask: ones << (place * BITS) }
+    }
+}
+
 impl<'a> Ledger<'a> {
     /// Words of storage for `frames` frames: one per 16.
     pub const fn words_for(frames: u64) -> usize {
@@ -100,7 +112,7 @@ impl<'a> Ledger<'a> {
     /// Which states occur in a range; nothing outside the ledger.
     pub fn survey(&self, range: FrameRange) -> Survey {
         let mut seen = Survey::default();
-        for part in self.parts(range) {
+        for part in self.parts(range).into_iter().flatten() {
             let Some(word) = self.words.get(part.word) else { continue };
             let word = word.load(Ordering::Acquire);
             for place in 0..PER_WORD as u32 {
@@ -117,17 +129,13 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// [`Refusal::Busy`] for a frame that somebody else has claimed, [`Refusal::Found`] for one in another state,
     /// [`Refusal::Outside`]. Frames that were claimed on the way are back in `from`.
+    #[inline(always)]
     pub fn claim(&self, range: FrameRange, from: State) -> Result<Claim<'a>, Refusal> {
-        self.index(range).ok_or(Refusal::Outside)?;
-        let mut taken = 0;
-        for part in self.parts(range) {
-            if let Err(refusal) = self.swap(part, from, State::Changing) {
-                if let Some(back) = range.take(taken) {
-                    self.release(back, from);
-                }
-                return Err(refusal);
-            }
-            taken += u64::from(part.mask.count_ones() / BITS);
+        let parts = self.parts(range).ok_or(Refusal::Outside)?;
+        match parts.only() {
+            // The usual case, without a call.
+            Some(part) => self.take(part, from.pattern())?,
+            None => self.take_all(range, parts, from)?,
         }
         Ok(Claim::new(*self, range, from))
     }
@@ -141,33 +149,66 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// Gives claimed frames another state. Only for frames the caller has claimed.
-    fn release(&self, range: FrameRange, to: State) {
-        for part in self.parts(range) {
-            if let Some(word) = self.words.get(part.word) {
-                // The frames are ours and hold "changing", so flipping the difference is one step without a retry.
-                word.fetch_xor(part.mask & (State::Changing.pattern() ^ to.pattern()), Ordering::AcqRel);
+    /// Moves all frames of a range to "changing", or none.
+    fn take_all(&self, range: FrameRange, mut parts: Parts, from: State) -> Result<(), Refusal> {
+        let expected = from.pattern();
+        let mut left = parts.left;
+        while let Some(part) = parts.next() {
+            if let Err(refusal) = self.take(part, expected) {
+                if let Some(back) = range.take(range.frames() - left) {
+                    self.release(back, from);
+                }
+                return Err(refusal);
             }
+            left = parts.left;
+        }
+        Ok(())
+    }
+
+    /// Gives claimed frames another state. Only for frames the caller has claimed.
+    #[inline(always)]
+    fn release(&self, range: FrameRange, to: State) {
+        // The frames are ours and hold "changing", so flipping the difference is one step without a retry.
+        let flips = CHANGING ^ to.pattern();
+        let Some(parts) = self.parts(range) else { return };
+        match parts.only() {
+            Some(part) => self.flip(part, flips),
+            None => self.flip_all(parts, flips),
         }
     }
 
-    /// One compare-and-swap, repeated only when other frames of the word have changed meanwhile.
-    fn swap(&self, part: Part, from: State, to: State) -> Result<(), Refusal> {
+    fn flip_all(&self, parts: Parts, flips: u64) {
+        for part in parts {
+            self.flip(part, flips);
+        }
+    }
+
+    #[inline]
+    fn flip(&self, part: Part, flips: u64) {
+        if let Some(word) = self.words.get(part.word) {
+            word.fetch_xor(part.mask & flips, Ordering::AcqRel);
+        }
+    }
+
+    /// One compare-and-swap to "changing", repeated only when other frames of the word have changed meanwhile.
+    #[inline]
+    fn take(&self, part: Part, expected: u64) -> Result<(), Refusal> {
         let word = self.words.get(part.word).ok_or(Refusal::Outside)?;
         let mut held = word.load(Ordering::Acquire);
         loop {
-            let wrong = (held ^ from.pattern()) & part.mask;
-            if wrong != 0 || from == State::Changing {
+            let wrong = (held ^ expected) & part.mask;
+            if wrong != 0 || expected == CHANGING {
                 return Err(self.refusal(part, wrong, held));
             }
-            let wanted = held & !part.mask | to.pattern() & part.mask;
-            match word.compare_exchange_weak(held, wanted, Ordering::AcqRel, Ordering::Acquire) {
+            let changed = held & !part.mask | CHANGING & part.mask;
+            match word.compare_exchange_weak(held, changed, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => held = now,
             }
         }
     }
 
+    #[cold]
     fn refusal(&self, part: Part, wrong: u64, held: u64) -> Refusal {
         let bits = if wrong == 0 { part.mask } else { wrong };
         let place = bits.trailing_zeros() / BITS % PER_WORD as u32;
@@ -181,27 +222,46 @@ impl<'a> Ledger<'a> {
     }
 
     /// Position of a range's first frame, `None` unless all of it is in the ledger.
+    #[inline]
     fn index(&self, range: FrameRange) -> Option<u64> {
         self.span.contains(range).then(|| range.first_number() - self.span.first_number())
     }
 
-    fn parts(&self, range: FrameRange) -> impl Iterator<Item = Part> + use<> {
-        let (mut next, mut left) = match self.index(range) {
-            Some(index) => (index, range.frames()),
-            None => (0, 0),
-        };
-        core::iter::from_fn(move || {
-            let place = next % PER_WORD;
-            let count = left.min(PER_WORD - place);
-            if count == 0 {
-                return None;
-            }
-            let ones = u64::MAX >> (u64::BITS - BITS * count as u32);
-            let part = Part { word: (next / PER_WORD) as usize, mask: ones << (place * u64::from(BITS)) };
-            next += count;
-            left -= count;
-            Some(part)
-        })
+    /// The words of a range, `None` unless all of it is in the ledger.
+    #[inline]
+    fn parts(&self, range: FrameRange) -> Option<Parts> {
+        self.index(range).map(|next| Parts { next, left: range.frames() })
+    }
+}
+
+/// The parts of a range, word by word.
+struct Parts {
+    next: u64,
+    left: u64,
+}
+
+impl Parts {
+    /// The only part there is; `None` for frames of several words.
+    #[inline]
+    fn only(&self) -> Option<Part> {
+        let place = self.next % PER_WORD;
+        (self.left <= PER_WORD - place).then(|| Part::new(self.next, self.left))
+    }
+}
+
+impl Iterator for Parts {
+    type Item = Part;
+
+    #[inline]
+    fn next(&mut self) -> Option<Part> {
+        if self.left == 0 {
+            return None;
+        }
+        let count = self.left.min(PER_WORD - self.next % PER_WORD);
+        let part = Part::new(self.next, count);
+        self.next += count;
+        self.left -= count;
+        Some(part)
     }
 }
 

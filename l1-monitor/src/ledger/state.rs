@@ -26,6 +26,7 @@ pub(crate) const BITS: u32 = 4;
 
 impl State {
     /// Its number in the ledger; zeroed storage says "not private".
+    #[inline]
     pub(crate) const fn to_nibble(self) -> u64 {
         match self {
             Self::NotPrivate => 0,
@@ -54,8 +55,9 @@ impl State {
     }
 
     /// The state in all 16 places of a word.
+    #[inline]
     pub(crate) const fn pattern(self) -> u64 {
-        self.to_nibble() * 0x1111_1111_1111_1111
+        self.to_nibble().wrapping_mul(0x1111_1111_1111_1111)
     }
 }
 

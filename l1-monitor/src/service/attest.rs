@@ -9,13 +9,14 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::call::{Call, frame};
+use crate::call::{Call, check_buffer, frame};
 
 impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
     /// Writes evidence to the page that the request names.
     ///
     /// The request is copied once (H1). The level comes from the caller's record, so evidence cannot name another one
     /// (A1), and report data is L1's digest, so the caller chooses no signed bytes.
+    #[inline(never)]
     pub(crate) fn attest(&mut self) -> Result<Evidence, CallResult> {
         let request = self.attest_request()?;
         let out = frame(request.out)?;
@@ -43,7 +44,12 @@ impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
         if !at.is_aligned(WORD) || !fits {
             return Err(CallResult::INVALID_PARAMETER);
         }
-        let _kept = self.keep_argument(at)?;
+        let _kept;
+        if self.is_in_call_area(at) {
+            check_buffer(at)?;
+        } else {
+            _kept = self.claim_own(FrameRange::of(PhysFrame::containing_address(at)))?;
+        }
         let mut request = AttestRequest::new_zeroed();
         self.read(at, request.as_mut_bytes())?;
         Ok(request)

@@ -21,7 +21,7 @@ impl Service for Basic {
         let regs = call.regs;
         match number {
             svsm::REMAP_CA => regs.with_result(result_of(call.remap())),
-            svsm::PVALIDATE => regs.with_result(call.pvalidate()),
+            svsm::PVALIDATE => regs.with_result(call.pvalidate().unwrap_or_else(|result| result)),
             svsm::CREATE_VCPU => regs.with_result(result_of(call.create_vcpu())),
             svsm::DELETE_VCPU => regs.with_result(result_of(call.delete_vcpu())),
             svsm::QUERY_PROTOCOL => CallRegs { rcx: query(regs.rcx), ..regs }.with_result(CallResult::SUCCESS),

@@ -16,7 +16,7 @@ const SET: usize = MOST.div_ceil(64);
 /// The claims are kept as one bit per entry, since a list has hundreds and stacks are small. What is still claimed when
 /// this is dropped goes back to the caller.
 struct Batch<'l, 'a> {
-    list: &'l List,
+    list: &'l List<'l>,
     ledger: Ledger<'a>,
     own: State,
     first: usize,
@@ -74,9 +74,10 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     ///
     /// The batch ends before the first entry that validates, is bad, names a page of the batch again, or exceeds the
     /// budget. Returns the first entry that is not done, and why not if that ends the call.
+    #[inline(never)]
     pub(super) fn rescind_batch(
         &mut self,
-        list: &List,
+        list: &List<'_>,
         first: usize,
         budget: &mut Budget,
         has_flushed: &mut bool,
@@ -102,12 +103,12 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     }
 
     /// The next entry of a batch, `None` for one that is no part of it.
-    fn next(&self, list: &List, word: u64, budget: &mut Budget) -> Result<Option<Todo<'a>>, CallResult> {
-        let entry = self.decode(list, word)?;
+    fn next(&self, list: &List<'_>, word: u64, budget: &mut Budget) -> Result<Option<Todo<'a>>, CallResult> {
+        let entry = Entry::decode(word)?;
         if entry.action != Action::Rescind {
             return Ok(None);
         }
-        let todo = self.todo(&entry)?;
+        let todo = self.todo(list, &entry)?;
         if matches!(todo, Todo::Work(_)) && !budget.take(entry.block.range().frames()) {
             return Err(CallResult::INCOMPLETE);
         }

@@ -14,6 +14,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     /// Both pages are claimed first, so of two callers with one page one is refused (V1). Contents are checked by the
     /// backend, after the rights are cut and flushed (V2); on every error the page is the caller's again, contents and
     /// all (M4). The target takes the seed between two runs, never in the middle of a call.
+    #[inline(never)]
     pub(crate) fn create_vcpu(&mut self) -> Result<(), CallResult> {
         let target = u32::try_from(self.regs.r8).map(VcpuId).map_err(|_| CallResult::INVALID_PARAMETER)?;
         if !self.shared.has_vcpu(target) {

@@ -14,6 +14,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     /// The frame must be one that the registry knows, of the caller's level, not the first vCPU's and not the caller's
     /// own. A running one is refused by the backend and stays as it is (V4). The machine is changed first, then the
     /// registry, then the ledger, so a frame that still is a vCPU's state is never taken for memory.
+    #[inline(never)]
     pub(crate) fn delete_vcpu(&mut self) -> Result<(), CallResult> {
         let state = frame_at(self.regs.rcx).ok_or(CallResult::INVALID_PARAMETER)?;
         let level = self.caller.level;

@@ -72,6 +72,7 @@ impl Service for Absent {
 }
 
 /// Serves a call.
+#[inline(never)]
 pub(crate) fn serve<B: Backend, P: Processor, const VCPUS: usize>(call: &mut Call<'_, '_, B, P, VCPUS>) -> CallRegs {
     let id = CallId::from_rax(call.regs.rax);
     let answer = Protocol::of(id.protocol).serve(id.call, call);

@@ -12,6 +12,7 @@ impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
     ///
     /// The page must be an ordinary page of the caller: nothing of L1, no state frame, no call area of anybody (M7). A
     /// refused page is not written to, and the old area stays in use.
+    #[inline(never)]
     pub(crate) fn remap(&mut self) -> Result<(), CallResult> {
         let new = frame(self.regs.rcx)?;
         let old = self.caller.call_area;

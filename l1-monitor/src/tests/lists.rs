@@ -51,6 +51,41 @@ fn a_large_page_is_one_operation() {
 }
 
 #[test]
+fn pages_that_lie_side_by_side_are_one_operation() {
+    let fixture = Fixture::new();
+    let at = |index: u64| FRESH + index * PAGE;
+    let entries = [
+        validate(at(0)),
+        validate(at(1)),
+        validate(at(2)),
+        // Behind a gap, before the one before, and another way.
+        validate(at(4)),
+        validate(at(3)),
+        ignoring(at(5), Action::Validate),
+        ignoring(at(6), Action::Validate),
+        large(FRESH + LARGE, Action::Validate),
+    ];
+    assert_eq!(fixture.list(&entries), (SUCCESS, 8));
+    let step = |index, frames| Op::ValidateFor(range(at(index), frames), Origin::Request);
+    let steps = [step(0, 3), step(4, 1), step(3, 1), step(5, 2), step(512, 512)];
+    assert_eq!(fixture.world.instructions(), steps);
+    assert!(fixture.all_are(FRESH, 7, OWN) && fixture.all_are(FRESH + LARGE, 512, OWN));
+}
+
+#[test]
+fn a_page_of_a_run_that_is_valid_already_is_left_alone_if_its_entry_ignores_that() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.list(&[validate(FRESH + PAGE)]), (SUCCESS, 1));
+    fixture.world.poke(FRESH + PAGE, b"kept");
+    fixture.world.clear_log();
+    let entries = [0, 1, 2].map(|index| ignoring(FRESH + index * PAGE, Action::Validate));
+    assert_eq!(fixture.list(&entries), (SUCCESS, 3));
+    let single = |index| Op::ValidateFor(range(FRESH + index * PAGE, 1), Origin::Request);
+    assert_eq!(fixture.world.instructions(), [single(0), single(2)]);
+    assert_eq!(fixture.world.peek(FRESH + PAGE, 4), b"kept");
+}
+
+#[test]
 fn header_and_entries_are_read_once_and_only_the_cursor_is_written() {
     let fixture = Fixture::new();
     // Another vCPU: after the header more entries and another cursor, after the entries pages of the monitor.

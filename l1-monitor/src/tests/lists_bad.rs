@@ -201,13 +201,77 @@ fn validation_that_stops_half_way_is_booked_exactly() {
 
 #[test]
 fn a_page_that_cannot_be_put_back_is_quarantined() {
+    // Pages that lie side by side are one step of the backend, others are not.
+    for (stride, skip, done) in [(1, 0, 1), (2, 1, 0)] {
+        let fixture = Fixture::new();
+        let entries = [0, 1, 2].map(|index| validate(FRESH + index * stride * PAGE));
+        fixture.world.fail(At::ValidateFor, skip, done, ErrorKind::Quarantined);
+        assert_eq!(fixture.list(&entries), (CallResult::INVALID_REQUEST, 1));
+        let states = [0, 1, 2].map(|index| fixture.state(FRESH + index * stride * PAGE));
+        assert_eq!(states, [OWN, State::Quarantined, State::NotPrivate]);
+        assert_eq!(fixture.list(&[validate(FRESH + stride * PAGE)]), (ADDRESS, 0));
+    }
+}
+
+#[test]
+fn a_run_that_stops_is_booked_to_the_page() {
     let fixture = Fixture::new();
-    let entries = [validate(FRESH), validate(FRESH + PAGE), validate(FRESH + 2 * PAGE)];
-    fixture.world.fail(At::ValidateFor, 1, 0, ErrorKind::Quarantined);
-    assert_eq!(fixture.list(&entries), (CallResult::INVALID_REQUEST, 1));
-    assert_eq!(fixture.state(FRESH + PAGE), State::Quarantined);
-    assert_eq!((fixture.state(FRESH), fixture.state(FRESH + 2 * PAGE)), (OWN, State::NotPrivate));
-    assert_eq!(fixture.list(&[validate(FRESH + PAGE)]), (ADDRESS, 0));
+    let entries: Vec<u64> = (0..40).map(|index| validate(FRESH + index * PAGE)).collect();
+    fixture.world.fail(At::ValidateFor, 0, 21, ErrorKind::HostRefused);
+    assert_eq!(fixture.list(&entries), (CallResult::INVALID_REQUEST, 21));
+    assert!(fixture.all_are(FRESH, 21, OWN) && fixture.all_are(FRESH + 21 * PAGE, 19, State::NotPrivate));
+    assert!(is_consistent(&fixture));
+    assert_eq!(fixture.call(PVALIDATE, LIST, 0, 0), CallResult::SUCCESS);
+    assert!(fixture.all_are(FRESH, 40, OWN));
+}
+
+#[test]
+fn a_large_page_of_a_run_that_cannot_be_put_back_is_quarantined_alone() {
+    for done in [512, 515] {
+        let fixture = Fixture::new();
+        let entries = [large(FRESH, Action::Validate), large(FRESH + 512 * PAGE, Action::Validate)];
+        fixture.world.fail(At::ValidateFor, 0, done, ErrorKind::Quarantined);
+        assert_eq!(fixture.list(&entries), (CallResult::INVALID_REQUEST, 1));
+        assert!(fixture.all_are(FRESH, done, OWN));
+        assert!(fixture.all_are(FRESH + done * PAGE, 1024 - done, State::Quarantined));
+    }
+}
+
+#[test]
+fn a_run_with_a_page_that_is_not_the_callers_is_done_up_to_there() {
+    let bad = FRESH + 5 * PAGE;
+    for (state, result) in [(State::Quarantined, ADDRESS), (OWN, CallResult::NO_CHANGE)] {
+        let fixture = Fixture::new();
+        match state {
+            OWN => assert_eq!(fixture.list(&[validate(bad)]), (CallResult::SUCCESS, 1)),
+            _ => fixture.ledger().adopt(range(bad, 1), State::NotPrivate, state).unwrap(),
+        }
+        let entries: Vec<u64> = (0..9).map(|index| validate(FRESH + index * PAGE)).collect();
+        assert_eq!(fixture.list(&entries), (result, 5));
+        assert!(fixture.all_are(FRESH, 5, OWN) && fixture.state(bad) == state);
+        assert!(fixture.all_are(bad + PAGE, 3, State::NotPrivate) && is_consistent(&fixture));
+    }
+    let fixture = Fixture::new();
+    let held = fixture.ledger().claim(range(bad, 1), State::NotPrivate).unwrap();
+    let entries: Vec<u64> = (0..9).map(|index| validate(FRESH + index * PAGE)).collect();
+    assert_eq!(fixture.list(&entries), (CallResult::BUSY, 5));
+    drop(held);
+    assert_eq!(fixture.call(PVALIDATE, LIST, 0, 0), CallResult::SUCCESS);
+    assert!(fixture.all_are(FRESH, 9, OWN));
+}
+
+#[test]
+fn a_run_ends_with_the_memory_map_and_with_the_address_space() {
+    let fixture = Fixture::new();
+    let map_end = FRESH + (1024 << 12);
+    let entries = [map_end - 2 * PAGE, map_end - PAGE, map_end, map_end + PAGE].map(validate);
+    assert_eq!(fixture.list(&entries), (ADDRESS, 2));
+    assert!(fixture.all_are(map_end - 2 * PAGE, 2, OWN));
+    let to_validate = 4;
+    for last in [(1 << 52) - PAGE, PAGE.wrapping_neg()] {
+        let words = [last, last.wrapping_add(PAGE)].map(|at| at | to_validate);
+        assert_eq!(fixture.list(&words), (ADDRESS, 0));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use coco_part_api::{Error, ErrorKind, Exit, RunLevel};
+use coco_part_api::{Error, ErrorKind, Exit};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::mock::{Broken, Did, PageBytes};

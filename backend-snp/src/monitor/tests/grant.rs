@@ -1,5 +1,5 @@
 use coco_part_api::range::LARGE;
-use coco_part_api::{After, Error, ErrorKind, Grants, Origin, Rights, Stopped, Validate};
+use coco_part_api::{After, Error, ErrorKind, Grants, Origin, Rights, Stopped};
 
 use super::mock::{Broken, Did, Entry};
 use super::*;

@@ -12,7 +12,7 @@ mod successor;
 mod switch;
 mod validate;
 
-use coco_part_api::{AdmitVcpu, Context, FrameRange, Grant, GuestLevel, MemoryMap, Source, Terms, VcpuId};
+use coco_part_api::{Context, FrameRange, GuestLevel, MemoryMap, Source, Terms, VcpuId};
 use x86_64::PhysAddr;
 
 use super::{Cut, L1, Seed, Setup, Shared, SwitchBy};

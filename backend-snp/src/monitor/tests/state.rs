@@ -1,4 +1,4 @@
-use coco_part_api::{CallRegs, Error, ErrorKind, Event, Exit, GuestState, RunLevel};
+use coco_part_api::{CallRegs, Error, ErrorKind, Event, Exit, GuestState};
 
 use super::mock::{Did, VmsaStore};
 use super::*;

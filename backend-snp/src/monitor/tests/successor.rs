@@ -1,6 +1,6 @@
 //! Two VMSAs of one vCPU with one call area: whose mark is it?
 
-use coco_part_api::{CallRegs, Error, ErrorKind, Exit, RunLevel};
+use coco_part_api::{CallRegs, Error, ErrorKind, Exit};
 
 use super::mock::{Did, World};
 use super::switch::{BOTH, call, run};

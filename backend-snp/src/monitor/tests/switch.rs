@@ -1,4 +1,4 @@
-use coco_part_api::{CallRegs, Error, ErrorKind, Exit, PendingCall, RunLevel};
+use coco_part_api::{CallRegs, Error, ErrorKind, Exit, PendingCall};
 
 use super::mock::{Did, PageBytes, VmsaStore, World};
 use super::*;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use backend_snp::SnpError;
 use backend_snp::abi::ghcb::ValidBit;
-use coco_part_api::{Error, ErrorKind, Validate};
+use coco_part_api::{Error, ErrorKind};
 use machine::host::Policy;
 use machine::{Vcpu, exit_code};
 

@@ -8,8 +8,7 @@ use backend_snp::instr::Fault;
 use coco_part_api::svsm::list::Action;
 use coco_part_api::svsm::{CORE, CREATE_VCPU, CallId, CallResult, DELETE_VCPU, PVALIDATE, REMAP_CA, own};
 use coco_part_api::{
-    After, CallRegs, Grant, Grants, GuestLevel, GuestMemory, GuestPort, HasMemory, HostState, Origin, PageSize, Rights,
-    Validate,
+    After, CallRegs, Grants, GuestLevel, GuestMemory, GuestPort, HasMemory, HostState, Origin, PageSize, Rights,
 };
 use machine::host::Policy;
 use machine::rmp::perm;

@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use coco_part_api::svsm::CallResult;
 use coco_part_api::{
-    AdmitVcpu, CallMonitor, CallRegs, Context, Error, ErrorKind, Exit, Grant, Grants, GuestLevel, Origin, Rights,
-    RunLevel, Source, Terms, Validate, VcpuId,
+    CallMonitor, CallRegs, Context, Error, ErrorKind, Exit, Grants, GuestLevel, Origin, Rights, Source, Terms, VcpuId,
 };
 use machine::host::Policy;
 use machine::{Answer, EventKind, HostEvent, Op, Regs, Vcpu, VmrunError, msr, vmsa};
