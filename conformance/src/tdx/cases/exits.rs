@@ -13,7 +13,8 @@ use machine::tdx::{Answer, Fault, Op};
 use x86_64::PhysAddr;
 
 use super::{TURNS, case, everything_done_under};
-use crate::suite::probe::{list_words, put, validate};
+use crate::suite::create::vcpus::{Plan, bring_up, query, query_answer, wait_for};
+use crate::suite::probe::{call, list_words, put, validate};
 use crate::suite::switch::by_hand::{LEVEL, on_early_guest, start_guest};
 use crate::suite::{Bench, Case, Check, Kind, Stop, ensure, same};
 use crate::tdx::Tdx;
@@ -254,11 +255,10 @@ fn shutdown(bench: &mut Bench<Tdx>) -> Check {
     let (gate, served) = (calls.clone(), Rc::new(Cell::new(false)));
     let flag = Rc::clone(&served);
     world.on_guest(0, move |mut l2| {
-        use crate::suite::create::vcpus::{Plan, bring_up, query, query_answer, wait_for};
         bring_up(&mut l2, Plan::of(1))?;
         wait_for(&l2, &gate);
         for _ in 0..4 {
-            same("a call", crate::suite::probe::call(&mut l2, query())?, query_answer())?;
+            same("a call", call(&mut l2, query())?, query_answer())?;
         }
         flag.set(true);
         Ok(())

@@ -1,6 +1,7 @@
 //! What is left in the processor, and the pages through which a level runs.
 
-use coco_part_api::{Error, ErrorKind, Event, GuestState};
+use coco_part_api::svsm::CallResult;
+use coco_part_api::{Error, ErrorKind, Event, GuestState, RunLevel};
 use machine::tdx::{Op, Unswitched};
 
 use super::case;
@@ -12,8 +13,6 @@ use crate::tdx::port::read_unswitched;
 use crate::tdx::sides::first_page;
 use crate::world::layout::{CALL_AREA, PAGE, STATE, page};
 use crate::world::{Gate, Options};
-use coco_part_api::RunLevel;
-use coco_part_api::svsm::CallResult;
 
 /// The cases of this file.
 pub(super) fn cases() -> Vec<Case<Tdx>> {
