@@ -5,6 +5,7 @@ use x86_64::PhysAddr;
 
 use crate::abi::ghcb::ValidBit;
 use crate::abi::rmp::{PvalidateCode, RmpCode};
+use crate::abi::sev_features::SevStatus;
 use crate::instr::Fault;
 
 /// What went wrong, sorted by who is at fault: caller, machine, L1 (seen from below), lower level, host.
@@ -151,11 +152,13 @@ pub enum SnpError {
         /// What the memory handle said.
         kind: ErrorKind,
     },
-    /// SEV_STATUS says that this is no SNP guest, or that features are on which this backend cannot run with.
-    #[error("SEV_STATUS {status:#x} is not supported")]
+    /// SEV_STATUS says that this is no SNP guest, or that features are on which this level cannot run with.
+    #[error("SEV_STATUS: missing {missing:?}, not supported {refused:?}")]
     SevStatus {
-        /// The register.
-        status: u64,
+        /// What is needed and off.
+        missing: SevStatus,
+        /// What is on and not supported, bits without a name included.
+        refused: SevStatus,
     },
 
     /// The secrets page says that there is no L1.
@@ -422,7 +425,7 @@ mod tests {
             SnpError::Rmpquery { code },
             SnpError::Fault(Fault::InvalidOpcode),
             SnpError::Memory { at, kind: ErrorKind::Inaccessible },
-            SnpError::SevStatus { status: 1 },
+            SnpError::SevStatus { missing: SevStatus::SNP_ACTIVE, refused: SevStatus::empty() },
             SnpError::NoSvsm,
             SnpError::BadSecrets { field: "field" },
             SnpError::LevelMismatch { told: 1, probed: 1 },

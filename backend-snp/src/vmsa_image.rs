@@ -16,6 +16,8 @@ const DR7_INIT: u64 = 0x400;
 const MXCSR_INIT: u32 = 0x1f80;
 const X87_FTW_INIT: u16 = 0x5555;
 const X87_FCW_INIT: u16 = 0x0040;
+/// CR4.MCE.
+const CR4_MCE: u64 = 1 << 6;
 /// XCR0 with x87 state alone.
 const XCR0_INIT: u64 = 1;
 
@@ -36,6 +38,16 @@ pub fn image(context: &Context, vmpl: Vmpl, features: SevFeatures) -> Vmsa {
     vmsa.xcr0 = XCR0_INIT;
     vmsa.sev_features = features;
     vmsa
+}
+
+/// A VMSA for a processor that begins after INIT and a startup IPI with `vector`, as a kernel makes one for each further
+/// processor (column `snp_ap_init_value`).
+///
+/// `creator_cr4` is CR4 of the processor that makes it: machine checks stay on where they are on. A kernel whose entry is
+/// not the first byte of the page puts the rest of its address into `rip`.
+pub fn startup(vector: u8, creator_cr4: u64, vmpl: Vmpl, features: SevFeatures) -> Vmsa {
+    let context = Context { cr4: creator_cr4 & CR4_MCE, ..Context::startup(vector) };
+    image(&context, vmpl, features)
 }
 
 /// Replaces the registers that a [`Context`] has. The run bit stays as it is; CPL becomes the DPL of SS.

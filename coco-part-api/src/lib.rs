@@ -9,6 +9,7 @@
 extern crate std;
 
 pub mod attest;
+pub mod context;
 pub mod contract;
 pub mod error;
 pub mod identify;
@@ -24,6 +25,7 @@ pub mod validate;
 pub mod vcpu;
 
 pub use attest::{Attest, AttestFor, DataForm, Evidence, REPORT_DATA, report_data};
+pub use context::{Context, Segment};
 pub use error::{Blame, Error, ErrorKind, ErrorType, Stopped};
 pub use identify::{Binding, Capabilities, FlushReach, Hierarchy, HostReach, Identify, Support};
 pub use level::{GuestLevel, Level, NoSuchLevel, VcpuId};
@@ -37,7 +39,7 @@ pub use switch::{
     RunLevel,
 };
 pub use validate::{After, Grant, NotYet, Origin, Validate};
-pub use vcpu::{AdmitVcpu, Context, CreateVcpu, Event, GuestState, NewVcpu, Segment, Source, Terms};
+pub use vcpu::{AdmitVcpu, CreateVcpu, Event, GuestState, NewVcpu, Source, Terms};
 
 /// Everything L1 has of a backend: the own-level verbs, those for the levels below, and memory.
 pub trait Monitor: Identify + Attest + AdmitVcpu + RunLevel + AttestFor + BootGuest + HasMemory {}

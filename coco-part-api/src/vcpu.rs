@@ -14,109 +14,11 @@
 
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::context::Context;
 use crate::error::ErrorType;
 use crate::level::{GuestLevel, VcpuId};
 use crate::validate::Grant;
-
-/// A segment register: selector, attributes, limit and base.
-///
-/// Attributes: bits 3:0 type, 4 S, 6:5 DPL, 7 present, 8 AVL, 9 L, 10 D/B, 11 G; the rest is zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct Segment {
-    /// Selector.
-    pub selector: u16,
-    /// Attributes, see above.
-    pub attributes: u16,
-    /// Limit in bytes, expanded.
-    pub limit: u32,
-    /// Base address.
-    pub base: u64,
-}
-
-/// The architectural state a vCPU starts with. Neutral: the x86-64 registers, no vendor's layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct Context {
-    /// RAX RCX RDX RBX RSP RBP RSI RDI R8 to R15, in encoding order.
-    pub gpr: [u64; 16],
-    /// RIP.
-    pub rip: u64,
-    /// RFLAGS; bit 1 is always set.
-    pub rflags: u64,
-    /// CR0.
-    pub cr0: u64,
-    /// CR3.
-    pub cr3: u64,
-    /// CR4.
-    pub cr4: u64,
-    /// EFER without the bits a vendor keeps for itself.
-    pub efer: u64,
-    /// IA32_PAT.
-    pub pat: u64,
-    /// Code segment.
-    pub cs: Segment,
-    /// Stack segment.
-    pub ss: Segment,
-    /// DS.
-    pub ds: Segment,
-    /// ES.
-    pub es: Segment,
-    /// FS.
-    pub fs: Segment,
-    /// GS.
-    pub gs: Segment,
-    /// Local descriptor table.
-    pub ldtr: Segment,
-    /// Task register.
-    pub tr: Segment,
-    /// Global descriptor table; base and limit.
-    pub gdtr: Segment,
-    /// Interrupt descriptor table; base and limit.
-    pub idtr: Segment,
-}
-
-/// Index of RSP in [`Context::gpr`].
-pub const RSP: usize = 4;
-/// Index of RDI in [`Context::gpr`].
-pub const RDI: usize = 7;
-
-impl Context {
-    /// 64-bit mode at CPL 0 with flat segments: what a kernel's own entry point wants.
-    ///
-    /// `rip`, `rsp` are linear addresses, `cr3` the guest-physical root with whatever bits the vendor wants in it.
-    pub const fn long_mode(rip: u64, rsp: u64, cr3: u64) -> Self {
-        const CODE: Segment = Segment { selector: 0x08, attributes: 0xa9b, limit: 0xffff_ffff, base: 0 };
-        const DATA: Segment = Segment { selector: 0x10, attributes: 0xc93, limit: 0xffff_ffff, base: 0 };
-        const NO_LDT: Segment = Segment { selector: 0, attributes: 0x082, limit: 0xffff, base: 0 };
-        const TASK: Segment = Segment { selector: 0, attributes: 0x08b, limit: 0xffff, base: 0 };
-        const TABLE: Segment = Segment { selector: 0, attributes: 0, limit: 0xffff, base: 0 };
-        let mut gpr = [0; 16];
-        gpr[RSP] = rsp;
-        Self {
-            gpr,
-            rip,
-            rflags: 0x2,
-            cr0: 0x8001_0031, // PG WP NE ET PE
-            cr3,
-            cr4: 0x20,                  // PAE
-            efer: 0xd01,                // NXE LMA LME SCE
-            pat: 0x0007_0406_0007_0406, // power-on value
-            cs: CODE,
-            ss: DATA,
-            ds: DATA,
-            es: DATA,
-            fs: DATA,
-            gs: DATA,
-            ldtr: NO_LDT,
-            tr: TASK,
-            gdtr: TABLE,
-            idtr: TABLE,
-        }
-    }
-}
 
 /// A vCPU to create at the own level.
 #[derive(Clone, Copy, Debug)]
@@ -266,13 +168,5 @@ mod tests {
         assert!(frame_at(0x1008).is_none());
         assert!(frame_at(1 << 52).is_none());
         assert!(frame_at(u64::MAX).is_none());
-    }
-
-    #[test]
-    fn long_mode_is_64_bit_code_at_cpl_0() {
-        let context = Context::long_mode(0x1234, 0x8000, 0x5000);
-        assert_eq!(context.cs.attributes & 0x200, 0x200);
-        assert_eq!(context.cs.attributes & 0x460, 0);
-        assert_eq!((context.rip, context.gpr[RSP], context.cr3), (0x1234, 0x8000, 0x5000));
     }
 }

@@ -8,15 +8,11 @@ use x86_64::structures::paging::PhysFrame;
 use crate::abi::page::{Page, PageSize};
 use crate::abi::rmp::{RmpAttributes, RmpCode, VmplPermissions};
 use crate::abi::secrets::SecretsPage;
-use crate::abi::sev_features::{SevFeatures, SevStatus};
+use crate::abi::sev_features::SevFeatures;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
+use crate::features::Policy;
 use crate::instr::Port;
-
-/// What must be on for an SNP guest.
-const NEEDED: SevStatus = SevStatus::SEV.union(SevStatus::SEV_ES).union(SevStatus::SNP_ACTIVE);
-/// What changes the meaning of addresses or of the VMSA in a way that this backend does not handle.
-const REFUSED: SevStatus = SevStatus::VTOM.union(SevStatus::VMSA_REG_PROT);
 
 /// Level, features, and L1's memory. Found once, on the first vCPU, before anything else is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +41,7 @@ impl Placement {
         secrets: PhysFrame,
         scratch: PhysFrame,
     ) -> Result<Self, SnpError> {
-        let features = features(port.read_sev_status())?;
+        let features = Policy::GUEST.check(port.read_sev_status())?;
         let at = secrets.start_address();
         let page: SecretsPage = private.read_value(at).map_err(SnpError::memory(at))?;
         let (level, call_area, monitor) = check(&page)?;
@@ -77,12 +73,6 @@ impl Placement {
     pub const fn monitor(&self) -> FrameRange {
         self.monitor
     }
-}
-
-fn features(status: u64) -> Result<SevFeatures, SnpError> {
-    let bad = SnpError::SevStatus { status };
-    let status = SevStatus::from_bits(status).ok_or(bad)?;
-    if status.contains(NEEDED) && !status.intersects(REFUSED) { Ok(status.features()) } else { Err(bad) }
 }
 
 /// Checks a private copy of the page.

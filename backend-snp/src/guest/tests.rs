@@ -12,6 +12,7 @@ use crate::abi::secrets::SecretsPage;
 use crate::abi::sev_features::SevFeatures;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
+use crate::features::Policy;
 use crate::instr::{Fault, RmpCode};
 use crate::message::MessagePages;
 use crate::testing::{EXIT_CODE, Exit, INFO_1, INFO_2, Memory, MockPort, RAM, frame, no_host, range, reply};
@@ -127,7 +128,7 @@ fn refuses_features_that_are_missing_or_not_understood() {
     secrets(&memory, 2);
     for sev_status in [0, 0x3, 0x6, 0x7 | 1 << 3, 0x7 | 1 << 16, 0x7 | 1 << 19, 0x7 | 1 << 63] {
         let error = find(&mut MockPort { sev_status, ..no_host() }, &memory).unwrap_err();
-        assert_eq!((error, error.kind()), (SnpError::SevStatus { status: sev_status }, ErrorKind::Unsupported));
+        assert_eq!((error, error.kind()), (Policy::GUEST.check(sev_status).unwrap_err(), ErrorKind::Unsupported));
     }
     find(&mut MockPort { sev_status: 0x7 | 1 << 5 | 1 << 7, ..no_host() }, &memory).unwrap();
 }

@@ -97,7 +97,7 @@ use switch::Current;
 pub use admit::Seed;
 pub use frames::FRAMES_PER_LEVEL;
 pub use grant::{Cut, Flushed};
-pub use setup::{FEATURES, Setup, SwitchBy};
+pub use setup::{Setup, SwitchBy};
 pub use shared::Shared;
 
 /// One vCPU of L1. Made by [`L1::start`]; stays on its vCPU.

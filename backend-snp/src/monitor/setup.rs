@@ -9,21 +9,10 @@ use super::shared::Shared;
 use super::{L1, attest};
 use crate::abi::cpuid::{CpuidAnswer, CpuidPage};
 use crate::abi::nae::HvFeatures;
-use crate::abi::sev_features::{SevFeatures, SevStatus};
 use crate::error::SnpError;
+use crate::features::Policy;
 use crate::host::{GhcbPage, Host, HostChannel, MsrProtocol, hv_features, negotiate};
 use crate::instr::{Page, PageSize, Port, PvalidateCode, PvalidateOp, RmpAttributes, RmpCode, Vmpl, VmplPermissions};
-
-/// Features that L1 can run with. Any other that SEV_STATUS shows is refused: it would need L1's help (vTOM, ReflectVC for
-/// L1 itself, alternate injection, secure TSC, Secure AVIC, register protection), or its meaning is not known.
-pub const FEATURES: SevFeatures = SevFeatures::SNP_ACTIVE
-    .union(SevFeatures::RESTRICTED_INJECTION)
-    .union(SevFeatures::DEBUG_VIRTUALIZATION)
-    .union(SevFeatures::PREVENT_HOST_IBS)
-    .union(SevFeatures::SNP_BTB_ISOLATION)
-    .union(SevFeatures::IBS_VIRTUALIZATION)
-    .union(SevFeatures::SMT_PROTECTION)
-    .union(SevFeatures::IBPB_ON_ENTRY);
 
 /// What the host must offer.
 const HOST_FEATURES: HvFeatures = HvFeatures::SEV_SNP.union(HvFeatures::AP_CREATION).union(HvFeatures::MULTIPLE_VMPLS);
@@ -87,7 +76,7 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         setup: Setup<'a, M>,
         shared: &'a Shared<VCPUS>,
     ) -> Result<Self, SnpError> {
-        let features = own_features(&mut port)?;
+        let features = Policy::MONITOR.check(port.read_sev_status())?;
         prove_vmpl0(&mut port, setup.scratch)?;
         demand_broadcast_flush(&setup.private, setup.cpuid)?;
         let frames = shared.frames();
@@ -122,19 +111,6 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         log::debug!("L1 runs on {} with {features:?}", l1.vcpu);
         Ok(l1)
     }
-}
-
-/// Features of this level, all of which L1 can run with (CP-05).
-fn own_features<P: Port>(port: &mut P) -> Result<SevFeatures, SnpError> {
-    let raw = port.read_sev_status();
-    let status = SevStatus::from_bits_retain(raw);
-    let always = SevStatus::SEV | SevStatus::SEV_ES | SevStatus::SNP_ACTIVE;
-    let features = status.features();
-    if !status.contains(always) || !FEATURES.contains(features) {
-        log::error!("missing {:?}, not supported {:?}", always.difference(status), features.difference(FEATURES));
-        return Err(SnpError::SevStatus { status: raw });
-    }
-    Ok(features)
 }
 
 /// RMPADJUST changes only masks of greater VMPLs, so VMPL1 can be the target of VMPL0 alone (RMP-014). The mask it is given

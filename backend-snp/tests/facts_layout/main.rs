@@ -6,6 +6,7 @@ mod compare;
 mod ghcb_msr;
 mod instructions;
 mod layouts;
+mod start_values;
 mod table;
 
 #[test]

@@ -5,9 +5,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::context::{Context, Segment};
 use crate::error::ErrorKind;
 use crate::level::GuestLevel;
-use crate::vcpu::{Context, Segment};
 
 /// First quadword of a frame: "COCOFRM1", little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"COCOFRM1");

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use coco_part_api::vcpu::Context;
+use coco_part_api::Context;
 use coco_part_api::{CreateVcpu, MemoryMap, NewVcpu, VcpuId};
 use l2_guest_shim::{Limits, Shim};
 use machine::Vcpu;

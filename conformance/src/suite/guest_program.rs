@@ -10,7 +10,7 @@ mod program;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use coco_part_api::vcpu::Context;
+use coco_part_api::Context;
 use coco_part_api::{FrameRange, GuestPort, HasMemory, Identify, Level, MemoryMap, REPORT_DATA, VcpuId};
 use l2_guest_shim::{Limits, Shim};
 use x86_64::PhysAddr;

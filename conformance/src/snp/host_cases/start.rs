@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use backend_snp::SnpError;
+use backend_snp::abi::sev_features::SevStatus;
 use backend_snp::host::{HostChannel, REASON_SET, reason};
 use coco_part_api::{GuestLevel, GuestMemory, Identify, Level};
 use machine::host::Policy;
@@ -237,8 +238,8 @@ fn unknown_features(bench: &mut Bench<Snp>) -> Check {
             let level = run_as_l1(&mut world, |l1| l1.backend.level());
             same(&format!("feature {bit}"), level, Some(Level::Monitor))?;
         } else {
-            let status = features << 2 | 3;
-            refuses_to_start(&mut world, &format!("feature {bit}"), SnpError::SevStatus { status })?;
+            let (missing, refused) = (SevStatus::empty(), SevStatus::from_bits_retain(4 << bit));
+            refuses_to_start(&mut world, &format!("feature {bit}"), SnpError::SevStatus { missing, refused })?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The program itself: boot code against the own-level traits, memory and a plan.
 
+use coco_part_api::Context;
 use coco_part_api::range::{LARGE, SMALL};
-use coco_part_api::vcpu::Context;
 use coco_part_api::{
     Capabilities, Error, ErrorKind, Evidence, FrameRange, Guest, GuestMemory, Level, NewVcpu, OwnLevel, REPORT_DATA,
     VcpuId, memory,
