@@ -6,7 +6,8 @@
 //! 3. Above them, safe code that implements the `coco-part-api` traits over any port: silicon, an emulator or a model.
 //!
 //! The numbers of the lower two floors are compared with the tables in `facts/` by the tests of this crate.
-
+//!
+#![doc = include_str!("../docs/unsupported.md")]
 #![no_std]
 #![deny(unsafe_code)]
 

@@ -17,6 +17,7 @@ mod macros;
 pub mod ap;
 pub mod certificates;
 pub mod cpuid;
+pub mod cpuid_leaves;
 pub mod exit_codes;
 pub mod firmware_status;
 pub mod ghcb;

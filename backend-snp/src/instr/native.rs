@@ -37,7 +37,8 @@ impl NativePort {
     /// # Safety
     /// - The code runs at CPL 0 in an SNP guest, with a handler for #GP, #UD and #VC.
     /// - `map` mirrors guest-physical memory privately (encrypted): where a linear address of it is mapped, it is mapped
-    ///   to that guest-physical address and no other.
+    ///   to that guest-physical address and no other, and where large pages are operated on, by pages at least as large
+    ///   (PG-12).
     /// - Whoever holds the port changes only pages that hold no Rust object and no code or page table in use, and writes
     ///   to the GHCB MSR only values that are requests or the address of a page meant as GHCB. In this crate that is the
     ///   code above the port, which the monitor's page ledger guards.

@@ -8,6 +8,7 @@ use x86_64::structures::paging::PhysFrame;
 use super::shared::Shared;
 use super::{L1, attest};
 use crate::abi::cpuid::{CpuidAnswer, CpuidPage};
+use crate::abi::cpuid_leaves::{CpuidLeaf, FlushFeatures};
 use crate::abi::nae::HvFeatures;
 use crate::error::SnpError;
 use crate::features::Policy;
@@ -128,17 +129,16 @@ fn prove_vmpl0<P: Port>(port: &mut P, scratch: PhysFrame) -> Result<(), SnpError
 fn demand_broadcast_flush<M: GuestMemory>(private: &M, cpuid: PhysFrame) -> Result<(), SnpError> {
     let at = cpuid.start_address();
     let page: CpuidPage = private.read_value(at).map_err(SnpError::memory(at))?;
-    let answer = page.table().map(|table| table.lookup(EXTENDED_FEATURES, 0));
+    let answer = page.table().map(|table| table.lookup(CpuidLeaf::ADDRESS_SIZES.0, 0));
     match answer {
-        Ok(CpuidAnswer::Entry(entry)) if entry.ebx & INVLPGB != 0 => Ok(()),
+        Ok(CpuidAnswer::Entry(entry))
+            if FlushFeatures::from_bits_retain(entry.ebx).contains(FlushFeatures::INVLPGB) =>
+        {
+            Ok(())
+        }
         _ => Err(SnpError::Unsupported { what: "a processor without INVLPGB in the guest" }),
     }
 }
-
-/// CPUID leaf with the size of addresses and more.
-const EXTENDED_FEATURES: u32 = 0x8000_0008;
-/// In EBX: INVLPGB and TLBSYNC exist (`instructions`).
-const INVLPGB: u32 = 1 << 3;
 
 /// Makes a private page of L1 a shared one, before there is a GHCB page.
 fn share<P: Port>(port: &mut P, frame: PhysFrame) -> Result<(), SnpError> {

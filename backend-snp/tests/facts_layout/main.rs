@@ -3,6 +3,7 @@
 
 mod codes;
 mod compare;
+mod cpuid_leaves;
 mod ghcb_msr;
 mod instructions;
 mod layouts;
