@@ -6,7 +6,7 @@ mod places;
 
 use calls::{mixed_large_page, unknown_calls, validate_twice};
 use lists::{bounded_work, counts, duplicates, names_itself, placement, reserved_bits, stops_at_entry};
-use places::{call_areas, pages_of_l1, remap, state_frames, straddles, unaligned, wrapping};
+use places::{call_areas, pages_of_l1, remap, shared_pages, state_frames, straddles, unaligned, wrapping};
 
 use super::{Case, Kind};
 use crate::platform::Platform;
@@ -23,9 +23,9 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
         case!(
             "M7-pages-of-l1",
             "M7",
-            ["RQ-01", "RQ-04"],
+            ["RQ-01", "RQ-04", "PG-07", "PG-24"],
             HostileGuest,
-            "pages of L1, its secrets and features pages among them, are neither validated nor rescinded for a guest",
+            "pages of L1 and addresses outside of the memory map are neither validated nor rescinded for a guest",
             pages_of_l1
         ),
         case!(
@@ -107,6 +107,14 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
             HostileGuest,
             "lists lie in the caller's own memory or behind the mark of its call area, nowhere else",
             placement
+        ),
+        case!(
+            "H1-shared-arguments",
+            "H1",
+            ["RQ-28"],
+            HostileGuest,
+            "a page that the guest shares with the host is no list, call area or state frame",
+            shared_pages
         ),
         case!(
             "H1-list-names-itself",

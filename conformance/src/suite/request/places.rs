@@ -1,8 +1,8 @@
 //! Arguments that name memory which is not the caller's to name.
 
 use coco_part_api::svsm::list::Action;
-use coco_part_api::svsm::{CORE, CallId, CallResult, PVALIDATE, QUERY_PROTOCOL, REMAP_CA};
-use coco_part_api::{CallRegs, GuestPort, PageSize};
+use coco_part_api::svsm::{CORE, CREATE_VCPU, CallId, CallResult, PVALIDATE, QUERY_PROTOCOL, REMAP_CA};
+use coco_part_api::{CallRegs, GuestPort, HostState, PageSize};
 
 use crate::platform::Platform;
 use crate::suite::bench::same;
@@ -10,7 +10,7 @@ use crate::suite::probe::{Probe, as_guest, call, entry, list_words, put, refused
 use crate::suite::{Bench, Check};
 use crate::world::layout::{
     BOOT_STATE, CALL_AREA, DATA, FREE, GUEST, HOLE, LARGE, MONITOR, MONITOR_DATA, MONITOR_FEATURES, MONITOR_SECRETS,
-    MONITOR_STATE, PAGE, frame,
+    MONITOR_STATE, PAGE, frame, range,
 };
 
 const BAD_ADDRESS: CallResult = CallResult::INVALID_ADDRESS;
@@ -36,6 +36,9 @@ pub(super) fn pages_of_l1<P: Platform>(bench: &mut Bench<P>) -> Check {
         ("last page of L1", HOLE - PAGE),
         ("a hole", HOLE),
         ("page 0", 0),
+        ("where a ROM may be", 0xc_0000),
+        ("where the launch may have put the first state frame", 0xffff_ffff_f000),
+        ("the same below 2^47", 0x7fff_ffff_f000),
     ];
     refused(bench, pages.into_iter().flat_map(|(what, at)| neither(what, at, BAD_ADDRESS)).collect())
 }
@@ -63,7 +66,7 @@ pub(super) fn unaligned<P: Platform>(bench: &mut Bench<P>) -> Check {
             Probe::core("list at a multiple of 4", PVALIDATE, LIST + 4, BAD_PARAMETER),
             Probe::list("large entry not 2 MiB aligned", &[large(FREE + PAGE)], BAD_PARAMETER),
             Probe::core("call area", REMAP_CA, DATA + 8, BAD_PARAMETER),
-            Probe::core("state frame", coco_part_api::svsm::CREATE_VCPU, DATA + 0x10, BAD_PARAMETER),
+            Probe::core("state frame", CREATE_VCPU, DATA + 0x10, BAD_PARAMETER),
             Probe::core("state frame to delete", coco_part_api::svsm::DELETE_VCPU, BOOT_STATE + 1, BAD_PARAMETER),
         ],
     )
@@ -77,7 +80,7 @@ pub(super) fn wrapping<P: Platform>(bench: &mut Bench<P>) -> Check {
         probes.push(raw);
         probes.push(Probe::core(&format!("list at {at:#x}"), PVALIDATE, at, BAD_ADDRESS));
         probes.push(Probe::core(&format!("call area at {at:#x}"), REMAP_CA, at, BAD_ADDRESS));
-        probes.push(Probe::core(&format!("state frame at {at:#x}"), coco_part_api::svsm::CREATE_VCPU, at, BAD_ADDRESS));
+        probes.push(Probe::core(&format!("state frame at {at:#x}"), CREATE_VCPU, at, BAD_ADDRESS));
     }
     let last_large = ((1u64 << 52) - LARGE) | 1 | 4;
     probes.push(Probe::list("the last 2 MiB there are", &[last_large], BAD_ADDRESS));
@@ -131,4 +134,30 @@ pub(super) fn remap<P: Platform>(bench: &mut Bench<P>) -> Check {
         same("through the old one", call(&mut l2, query)?.result(), CallResult::SUCCESS)
     })
     .map(|_| ())
+}
+
+/// A page that the guest gave to the host, given as an argument: what lies in it is the host's to change.
+pub(super) fn shared_pages<P: Platform>(bench: &mut Bench<P>) -> Check {
+    const LENT: u64 = DATA + 0x2_0000;
+    let options = bench.options();
+    let mut world = bench.world(options);
+    let create = CallRegs::call(CallId::new(CORE, CREATE_VCPU), DATA + 0x3_0000, LENT, 1);
+    let call_area = Probe { regs: create, ..Probe::core("call area of a new vCPU", CREATE_VCPU, 0, BAD_ADDRESS) };
+    refused_in(
+        &mut world,
+        vec![
+            Probe::core("list", PVALIDATE, LENT, BAD_ADDRESS),
+            Probe::list("entry to rescind", &[rescind(LENT)], CallResult::NO_CHANGE),
+            Probe::core("call area", REMAP_CA, LENT, BAD_ADDRESS),
+            Probe::core("state frame", CREATE_VCPU, LENT, BAD_ADDRESS),
+            call_area,
+        ],
+        |l2| {
+            let at = CALL_AREA + 8;
+            put(l2, &list_words(at, &[rescind(LENT)]))?;
+            let regs = CallRegs::call(CallId::new(CORE, PVALIDATE), at, 0, 0);
+            same("rescind", call(l2, regs)?.result(), CallResult::SUCCESS)?;
+            l2.port.agree(range(LENT, PAGE), HostState::Shared).map_err(|stop| stop.cause.to_string().into())
+        },
+    )
 }
