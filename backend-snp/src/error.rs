@@ -31,6 +31,22 @@ pub enum SnpError {
         /// The frame.
         at: PhysAddr,
     },
+    /// Data of a length that a request cannot carry.
+    #[error("{given:#x} bytes are not between one and {most:#x}, or no whole number of {element:#x}")]
+    BadLength {
+        /// Bytes given.
+        given: usize,
+        /// Bytes that fit.
+        most: usize,
+        /// Bytes of which a multiple is needed.
+        element: usize,
+    },
+    /// A device access to an address that is private to the guest. Nothing was sent (GH-11).
+    #[error("device access to the private address {at:#x}")]
+    PrivateAddress {
+        /// The address, with the encryption bit where it had one.
+        at: PhysAddr,
+    },
     /// There is no such vCPU.
     #[error("no {id}")]
     UnknownVcpu {
@@ -279,6 +295,22 @@ pub enum SnpError {
         status: u64,
     },
 
+    /// The host demands an impossible number of pages: none more than it was given, or too many.
+    #[error("host demands {needed:#x} pages in place of {given:#x}")]
+    PagesNeeded {
+        /// Pages given.
+        given: u64,
+        /// Pages demanded.
+        needed: u64,
+    },
+    /// The host lists more than its buffer holds.
+    #[error("host lists {count:#x} in a buffer for {most:#x}")]
+    ListTooLong {
+        /// What it says.
+        count: u64,
+        /// What fits.
+        most: u64,
+    },
     /// The host says that a guest message was not answered. The channel is closed from now on.
     #[error("guest request failed, host {host:#x}, firmware {firmware:#x}")]
     GuestRequest {
@@ -332,9 +364,12 @@ impl Error for SnpError {
     fn kind(&self) -> ErrorKind {
         match *self {
             Self::Range(error) => error.into(),
-            Self::IllegalGrants | Self::BufferTooSmall { .. } | Self::WrongVcpu { .. } | Self::BadVector { .. } => {
-                ErrorKind::InvalidArgument
-            }
+            Self::IllegalGrants
+            | Self::BufferTooSmall { .. }
+            | Self::WrongVcpu { .. }
+            | Self::BadVector { .. }
+            | Self::BadLength { .. }
+            | Self::PrivateAddress { .. } => ErrorKind::InvalidArgument,
             Self::VmsaAligned2m { .. } => ErrorKind::Misaligned,
             Self::UnknownVcpu { .. } | Self::NoVcpu { .. } | Self::NotAStateFrame { .. } => ErrorKind::NotFound,
             Self::VcpuRuns { .. } | Self::CallUnanswered { .. } | Self::FrameInUse { .. } | Self::NoRoom { .. } => {
@@ -378,6 +413,8 @@ impl Error for SnpError {
             | Self::MissingField { .. }
             | Self::ForbiddenException { .. }
             | Self::UnknownStatus { .. }
+            | Self::PagesNeeded { .. }
+            | Self::ListTooLong { .. }
             | Self::BadResponse { .. }
             | Self::NotAuthentic => ErrorKind::HostMisbehaved,
             Self::Firmware { .. } => ErrorKind::Refused,
@@ -397,12 +434,14 @@ mod tests {
     use super::*;
 
     /// One of each, all with the same numbers inside.
-    fn samples() -> [SnpError; 49] {
+    fn samples() -> [SnpError; 53] {
         let (at, id, level, code) = (PhysAddr::new(0x1000), VcpuId(1), GuestLevel::ONE, RmpCode(1));
         [
             SnpError::Range(RangeError::Empty { at }),
             SnpError::IllegalGrants,
             SnpError::BufferTooSmall { needed: 1, given: 1 },
+            SnpError::BadLength { given: 1, most: 1, element: 1 },
+            SnpError::PrivateAddress { at },
             SnpError::VmsaAligned2m { at },
             SnpError::UnknownVcpu { id },
             SnpError::NoVcpu { level },
@@ -444,6 +483,8 @@ mod tests {
             SnpError::ForbiddenException { info: 1 },
             SnpError::MalformedRequest { code: 1 },
             SnpError::UnknownStatus { status: 1 },
+            SnpError::PagesNeeded { given: 1, needed: 1 },
+            SnpError::ListTooLong { count: 1, most: 1 },
             SnpError::GuestRequest { host: 1, firmware: 1 },
             SnpError::BadResponse { field: "field" },
             SnpError::NotAuthentic,

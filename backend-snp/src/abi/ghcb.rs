@@ -208,6 +208,13 @@ codes! {
     }
 }
 
+impl ValidBit {
+    /// Offset in the page of the 8-byte word that the bit is for.
+    pub const fn offset(self) -> usize {
+        self.0 as usize * 8
+    }
+}
+
 /// Bit n says that the 8-byte word at offset 8n of the page counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(transparent)]

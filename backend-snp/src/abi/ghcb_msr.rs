@@ -47,9 +47,9 @@ codes! {
         RUN_VMPL_REQUEST = 0x016;
         /// See [`run_vmpl_response`].
         RUN_VMPL_RESPONSE = 0x017;
-        /// Takes back a registration, with the host feature `GHCB_UNREGISTER` only.
+        /// See [`unregister_ghcb_request`].
         UNREGISTER_GHCB_GPA_REQUEST = 0x018;
-        /// Answer to it.
+        /// See [`unregister_ghcb_response`].
         UNREGISTER_GHCB_GPA_RESPONSE = 0x019;
         /// See [`hv_features_request`].
         HYPERVISOR_FEATURES_REQUEST = 0x080;
@@ -214,14 +214,21 @@ pub const fn register_ghcb_request(page: PhysFrame) -> u64 {
 /// # Errors
 /// [`MsrError::UnexpectedCode`]; [`MsrError::Refused`] if the host wants none; [`MsrError::Mismatch`] for another page.
 pub const fn register_ghcb_response(raw: u64, page: PhysFrame) -> Result<(), MsrError> {
-    if let Err(error) = expect(raw, MsrCode::REGISTER_GHCB_GPA_RESPONSE, 0) {
-        return Err(error);
-    }
-    match raw & DATA {
-        DATA => Err(MsrError::Refused { raw }),
-        at if at == page.start_address().as_u64() => Ok(()),
-        _ => Err(MsrError::Mismatch { raw }),
-    }
+    same_page(raw, MsrCode::REGISTER_GHCB_GPA_RESPONSE, page)
+}
+
+/// Takes back the registration of a page, with the host feature `GHCB_UNREGISTER` only.
+pub const fn unregister_ghcb_request(page: PhysFrame) -> u64 {
+    page.start_address().as_u64() | code(MsrCode::UNREGISTER_GHCB_GPA_REQUEST)
+}
+
+/// Decodes the answer to [`unregister_ghcb_request`] for the same page. The table does not say what the result is; it is
+/// read as that of [`register_ghcb_response`].
+///
+/// # Errors
+/// As [`register_ghcb_response`].
+pub const fn unregister_ghcb_response(raw: u64, page: PhysFrame) -> Result<(), MsrError> {
+    same_page(raw, MsrCode::UNREGISTER_GHCB_GPA_RESPONSE, page)
 }
 
 /// Asks the host to change the state of one 4 KiB page.
@@ -288,6 +295,17 @@ const fn expect(raw: u64, expected: MsrCode, reserved: u64) -> Result<(), MsrErr
     }
 }
 
+const fn same_page(raw: u64, expected: MsrCode, page: PhysFrame) -> Result<(), MsrError> {
+    if let Err(error) = expect(raw, expected, 0) {
+        return Err(error);
+    }
+    match raw & DATA {
+        DATA => Err(MsrError::Refused { raw }),
+        at if at == page.start_address().as_u64() => Ok(()),
+        _ => Err(MsrError::Mismatch { raw }),
+    }
+}
+
 const fn done_or_refused(raw: u64, expected: MsrCode) -> Result<(), MsrError> {
     if let Err(error) = expect(raw, expected, 0xffff_f000) {
         return Err(error);
@@ -317,6 +335,8 @@ mod tests {
             let preferred = preferred_ghcb_response(raw).map(drop);
             assert_eq!(refused(preferred), code != MsrCode::PREFERRED_GHCB_GPA_RESPONSE);
             assert_eq!(refused(register_ghcb_response(raw, page)), code != MsrCode::REGISTER_GHCB_GPA_RESPONSE);
+            let unregistered = unregister_ghcb_response(raw, page);
+            assert_eq!(refused(unregistered), code != MsrCode::UNREGISTER_GHCB_GPA_RESPONSE);
             assert_eq!(refused(page_state_response(raw)), code != MsrCode::PAGE_STATE_CHANGE_RESPONSE);
             assert_eq!(refused(run_vmpl_response(raw)), code != MsrCode::RUN_VMPL_RESPONSE);
             assert_eq!(refused(hv_features_response(raw).map(drop)), code != MsrCode::HYPERVISOR_FEATURES_RESPONSE);
@@ -355,6 +375,11 @@ mod tests {
         assert_eq!(register_ghcb_response(raw, frame(0x1000)), Err(MsrError::Mismatch { raw }));
         let raw = !0xfff | 0x013;
         assert_eq!(register_ghcb_response(raw, frame(0x1000)), Err(MsrError::Refused { raw }));
+        let raw = 0x2019;
+        assert_eq!(unregister_ghcb_response(raw, frame(0x1000)), Err(MsrError::Mismatch { raw }));
+        assert_eq!(unregister_ghcb_response(raw, frame(0x2000)), Ok(()));
+        let raw = !0xfff | 0x019;
+        assert_eq!(unregister_ghcb_response(raw, frame(0x1000)), Err(MsrError::Refused { raw }));
         let raw = 0x0000_0007_4000_0005;
         assert_eq!(cpuid_response(raw, CpuidRegister::Ecx), Err(MsrError::Mismatch { raw }));
         assert_eq!(cpuid_response(raw, CpuidRegister::Ebx), Ok(7));

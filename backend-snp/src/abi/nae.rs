@@ -161,3 +161,16 @@ flags! {
         EXTENDED_INTERRUPTS = 1 << 9;
     }
 }
+
+impl HvFeatures {
+    /// Features with the ones that they need.
+    pub const NEEDS: [(Self, Self); 4] = [
+        (Self::AP_CREATION, Self::SEV_SNP),
+        (Self::RESTRICTED_INJECTION, Self::SEV_SNP.union(Self::AP_CREATION)),
+        (Self::RESTRICTED_INJECTION_TIMER, Self::SEV_SNP.union(Self::AP_CREATION).union(Self::RESTRICTED_INJECTION)),
+        (Self::MULTIPLE_VMPLS, Self::SEV_SNP.union(Self::AP_CREATION)),
+    ];
+}
+
+/// Bytes that a device access carries at most: those of the shared buffer.
+pub const MAX_DATA_BYTES: usize = 2032;

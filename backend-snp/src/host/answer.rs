@@ -1,4 +1,6 @@
-//! The part of the GHCB page that holds the host's answer: copied once, checked on the copy (GH-01 to GH-04).
+//! What the host leaves in the GHCB page: copied once, checked on the copy (GH-01 to GH-04).
+
+use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,10 +9,7 @@ use crate::abi::nae::NaeStatus;
 use crate::abi::vmsa_control::{EventInj, EventType};
 use crate::error::SnpError;
 
-/// Offset of the copied part in the page.
-pub(super) const OFFSET: usize = 0x398;
-
-/// SW_EXITINFO1 to the valid bitmap: all that a request of this crate gets back.
+/// SW_EXITINFO1 to the valid bitmap: all that an event without result registers gets back.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(super) struct Answer {
@@ -20,11 +19,39 @@ pub(super) struct Answer {
     valid_bitmap: ValidBitmap,
 }
 
-const _: () = assert!(core::mem::offset_of!(Ghcb, sw_exit_info_1) == OFFSET);
-const _: () = assert!(core::mem::offset_of!(Ghcb, sw_exit_info_2) == OFFSET + 0x8);
-const _: () = assert!(core::mem::offset_of!(Ghcb, valid_bitmap) == OFFSET + 0x58);
-const _: () = assert!(core::mem::offset_of!(Answer, sw_exit_info_2) == 0x8);
-const _: () = assert!(core::mem::offset_of!(Answer, valid_bitmap) == 0x58);
+/// RAX to the valid bitmap: the answer to an event with result registers.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct Registers {
+    rax: u64,
+    between_rax_and_rcx: [u8; 0x108],
+    rcx: u64,
+    rdx: u64,
+    rbx: u64,
+    between_rbx_and_answer: [u8; 0x78],
+    answer: Answer,
+}
+
+/// A part of the page that is copied out in one go.
+pub(super) trait Part: FromBytes + IntoBytes {
+    /// Its offset in the page.
+    const OFFSET: usize;
+}
+
+impl Part for Answer {
+    const OFFSET: usize = offset_of!(Ghcb, sw_exit_info_1);
+}
+
+impl Part for Registers {
+    const OFFSET: usize = offset_of!(Ghcb, rax);
+}
+
+const _: () = assert!(offset_of!(Ghcb, sw_exit_info_2) == Answer::OFFSET + offset_of!(Answer, sw_exit_info_2));
+const _: () = assert!(offset_of!(Ghcb, valid_bitmap) == Answer::OFFSET + offset_of!(Answer, valid_bitmap));
+const _: () = assert!(offset_of!(Ghcb, rcx) == Registers::OFFSET + offset_of!(Registers, rcx));
+const _: () = assert!(offset_of!(Ghcb, rdx) == Registers::OFFSET + offset_of!(Registers, rdx));
+const _: () = assert!(offset_of!(Ghcb, rbx) == Registers::OFFSET + offset_of!(Registers, rbx));
+const _: () = assert!(Answer::OFFSET == Registers::OFFSET + offset_of!(Registers, answer));
 
 /// Vector of #UD.
 const INVALID_OPCODE: u64 = 6;
@@ -68,5 +95,43 @@ impl Answer {
 
     fn demand(&self, field: ValidBit) -> Result<(), SnpError> {
         if self.valid_bitmap.is_set(field) { Ok(()) } else { Err(SnpError::MissingField { field }) }
+    }
+}
+
+/// Each register counts only with its valid bit; without it the error is [`SnpError::MissingField`].
+impl Registers {
+    /// Status and SW_EXITINFO2.
+    pub(super) const fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    /// RAX.
+    pub(super) fn rax(&self) -> Result<u64, SnpError> {
+        self.answer.demand(ValidBit::RAX)?;
+        Ok(self.rax)
+    }
+
+    /// RBX.
+    pub(super) fn rbx(&self) -> Result<u64, SnpError> {
+        self.answer.demand(ValidBit::RBX)?;
+        Ok(self.rbx)
+    }
+
+    /// RCX.
+    pub(super) fn rcx(&self) -> Result<u64, SnpError> {
+        self.answer.demand(ValidBit::RCX)?;
+        Ok(self.rcx)
+    }
+
+    /// RDX.
+    pub(super) fn rdx(&self) -> Result<u64, SnpError> {
+        self.answer.demand(ValidBit::RDX)?;
+        Ok(self.rdx)
+    }
+
+    /// EDX:EAX. The upper halves do not count, as in the instructions that return their result so.
+    pub(super) fn edx_eax(&self) -> Result<u64, SnpError> {
+        let (high, low) = (self.rdx()?, self.rax()?);
+        Ok(high << 32 | u64::from(low as u32))
     }
 }

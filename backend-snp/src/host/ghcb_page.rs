@@ -1,4 +1,4 @@
-//! The GHCB page: requests with operands, lists and registers.
+//! The GHCB page: how a request gets into it and an answer out of it. The events are in [`events`](super::events).
 
 use core::fmt;
 use core::mem::offset_of;
@@ -8,15 +8,13 @@ use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::answer::{self, Answer};
+use super::answer::{Answer, Part, Registers};
 use super::msr_protocol::MsrProtocol;
-use super::{HostChannel, page_list, register_ghcb};
-use crate::abi::ap::ApCreation;
-use crate::abi::firmware_status::GuestRequestStatus;
+use super::request::Request;
+use super::{HostChannel, features, page_list, preferred_ghcb, register_ghcb, unregister_ghcb};
 use crate::abi::ghcb::{Ghcb, ValidBit, ValidBitmap};
 use crate::abi::ghcb_msr::ghcb_gpa;
-use crate::abi::nae::NaeCode;
-use crate::abi::psc::PscHeader;
+use crate::abi::nae::{HvFeatures, NaeCode};
 use crate::abi::terminate::TerminateReason;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
@@ -26,30 +24,14 @@ use crate::instr::{CallFrame, Port};
 ///
 /// The page is zeroed before each request, and only that request's fields are set (GH-16). It belongs to one vCPU at one
 /// level; an interrupt handler that talks to the host needs a page of its own or must not run in between (GH-14).
+///
+/// Every event can fail with the answer errors: [`SnpError::MissingField`], [`SnpError::UnknownStatus`] and
+/// [`SnpError::ForbiddenException`] for a host that misbehaves, [`SnpError::MalformedRequest`] and [`SnpError::Exception`]
+/// for one that refuses, and [`SnpError::Memory`] when the page is out of reach. The caller of an emulated instruction
+/// raises the exception that the host asks for; it is #GP or #UD.
 pub struct GhcbPage<M: GuestMemory> {
     memory: M,
     at: PhysFrame,
-}
-
-/// The fields of a request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Request<'a> {
-    code: NaeCode,
-    info_1: u64,
-    info_2: u64,
-    rax: Option<u64>,
-    /// What goes into the shared buffer; SW_SCRATCH then points there.
-    buffer: &'a [u8],
-}
-
-impl<'a> Request<'a> {
-    pub(super) const fn new(code: NaeCode, info_1: u64, info_2: u64) -> Self {
-        Self { code, info_1, info_2, rax: None, buffer: &[] }
-    }
-
-    pub(super) const fn with_buffer(self, buffer: &'a [u8]) -> Self {
-        Self { buffer, ..self }
-    }
 }
 
 /// The page from SW_EXITCODE to the valid bitmap.
@@ -86,52 +68,73 @@ impl<M: GuestMemory> GhcbPage<M> {
         Ok(Self { memory, at })
     }
 
+    /// Registers the page that the host prefers, if it is one of `pages`, else the first of them.
+    ///
+    /// The pages have been set aside for this and are shared already: the host's wish never leads to any other page.
+    ///
+    /// # Errors
+    /// As [`preferred_ghcb`] and [`register_ghcb`].
+    pub fn register_preferred<P: Port>(port: &mut P, memory: M, pages: FrameRange) -> Result<Self, SnpError> {
+        let wish = preferred_ghcb(port)?.filter(|wish| pages.contains(FrameRange::of(*wish)));
+        Self::register(port, memory, wish.unwrap_or(pages.first()))
+    }
+
+    /// Takes the registration back, with the host feature `GHCB_UNREGISTER` only, and gives the page. It stays shared.
+    ///
+    /// # Errors
+    /// With the page as it was. As [`unregister_ghcb`].
+    pub fn unregister<P: Port>(self, port: &mut P, features: HvFeatures) -> Result<PhysFrame, (Self, SnpError)> {
+        match unregister_ghcb(port, self.at, features) {
+            Ok(()) => Ok(self.at),
+            Err(error) => Err((self, error)),
+        }
+    }
+
     /// The page.
     pub const fn frame(&self) -> PhysFrame {
         self.at
     }
 
-    /// Gives the host a VMSA to run, or takes it back. Whether the host does it shows later.
-    ///
-    /// # Errors
-    /// The answer errors: [`SnpError::MalformedRequest`], [`SnpError::Exception`] for a refusal, and those of a host that
-    /// misbehaves.
-    pub fn ap_creation<P: Port>(&mut self, port: &mut P, request: &ApCreation) -> Result<(), SnpError> {
-        let fields = Request::new(NaeCode::AP_CREATION, request.exit_info_1().bits(), request.exit_info_2());
-        self.send(port, &Request { rax: request.rax(), ..fields })?.check()
+    /// Asks, and wants nothing back but success.
+    pub(super) fn ask<P: Port>(&mut self, port: &mut P, request: &Request<'_>) -> Result<(), SnpError> {
+        self.send::<Answer, P>(port, request)?.check()
     }
 
-    /// Has the host carry a guest message to the firmware. Both pages are shared, and they differ.
-    ///
-    /// The two status numbers are the host's word. A failure of any kind leaves open whether the firmware saw the message.
-    ///
-    /// # Errors
-    /// The answer errors, as for [`ap_creation`](Self::ap_creation).
-    pub fn guest_request<P: Port>(
+    /// Asks, and gives SW_EXITINFO2 of a success.
+    pub(super) fn ask_for_detail<P: Port>(&mut self, port: &mut P, request: &Request<'_>) -> Result<u64, SnpError> {
+        let answer: Answer = self.send(port, request)?;
+        answer.check()?;
+        answer.detail()
+    }
+
+    /// Asks, and gives the registers of a success.
+    pub(super) fn ask_for_registers<P: Port>(
         &mut self,
         port: &mut P,
-        request: PhysFrame,
-        response: PhysFrame,
-    ) -> Result<GuestRequestStatus, SnpError> {
-        let addresses = [request, response].map(|frame| frame.start_address().as_u64());
-        let answer = self.send(port, &Request::new(NaeCode::GUEST_REQUEST, addresses[0], addresses[1]))?;
-        answer.check()?;
-        Ok(GuestRequestStatus::from_bits_retain(answer.detail()?))
+        request: &Request<'_>,
+    ) -> Result<Registers, SnpError> {
+        let registers: Registers = self.send(port, request)?;
+        registers.answer().check()?;
+        Ok(registers)
     }
 
-    /// Sends a page state list and gives the answer with a copy of the list's head.
-    pub(super) fn send_list<P: Port>(&mut self, port: &mut P, list: &[u8]) -> Result<(Answer, PscHeader), SnpError> {
-        let answer = self.send(port, &Request::new(NaeCode::PAGE_STATE_CHANGE, 0, 0).with_buffer(list))?;
-        let at = self.place(BUFFER);
-        let header = self.memory.read_value(at).map_err(SnpError::memory(at))?;
-        Ok((answer, header))
-    }
-
-    fn send<P: Port>(&mut self, port: &mut P, request: &Request<'_>) -> Result<Answer, SnpError> {
+    /// Sends a request and copies a part of the page, once.
+    pub(super) fn send<A: Part, P: Port>(&mut self, port: &mut P, request: &Request<'_>) -> Result<A, SnpError> {
         self.fill(request)?;
         port.write_ghcb_msr(ghcb_gpa(self.at));
         port.vmgexit();
-        self.answer()
+        self.copy()
+    }
+
+    /// Shared memory beside the page.
+    pub(super) const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Copies the beginning of the shared buffer out, once.
+    pub(super) fn take_buffer(&self, into: &mut [u8]) -> Result<(), SnpError> {
+        let at = self.place(BUFFER);
+        self.memory.read(at, into).map_err(SnpError::memory(at))
     }
 
     /// Zeroes the page and sets the fields of one request.
@@ -143,15 +146,13 @@ impl<M: GuestMemory> GhcbPage<M> {
             valid_bitmap.set(field);
         }
         let mut sw_scratch = 0;
-        if !request.buffer.is_empty() {
+        if request.buffer.is_some() {
             sw_scratch = self.place(BUFFER).as_u64();
             valid_bitmap.set(ValidBit::SW_SCRATCH);
-            self.put(BUFFER, request.buffer)?;
         }
-        if let Some(rax) = request.rax {
-            valid_bitmap.set(ValidBit::RAX);
-            self.put(offset_of!(Ghcb, rax), rax.as_bytes())?;
-        }
+        let fields = request.fields.quadwords();
+        let fields = fields.iter().filter_map(|(field, value)| Some((*field, (*value)?)));
+        fields.clone().for_each(|(field, _)| valid_bitmap.set(field));
         let head = Head {
             sw_exit_code: request.code,
             sw_exit_info_1: request.info_1,
@@ -161,12 +162,19 @@ impl<M: GuestMemory> GhcbPage<M> {
             valid_bitmap,
         };
         self.put(HEAD, head.as_bytes())?;
+        // After the head: XCR0 lies inside of it.
+        for (field, value) in fields {
+            self.put(field.offset(), value.as_bytes())?;
+        }
+        if let Some(bytes) = request.buffer.filter(|bytes| !bytes.is_empty()) {
+            self.put(BUFFER, bytes)?;
+        }
         self.put(offset_of!(Ghcb, version), Ghcb::VERSION_2.as_bytes())
     }
 
-    /// Copies the answer out, once.
-    fn answer(&self) -> Result<Answer, SnpError> {
-        let at = self.place(answer::OFFSET);
+    /// Copies a part of the page out, once.
+    fn copy<A: Part>(&self) -> Result<A, SnpError> {
+        let at = self.place(A::OFFSET);
         self.memory.read_value(at).map_err(SnpError::memory(at))
     }
 
@@ -182,12 +190,17 @@ impl<M: GuestMemory> GhcbPage<M> {
 }
 
 impl<M: GuestMemory> HostChannel for GhcbPage<M> {
+    fn hv_features<P: Port>(&mut self, port: &mut P, needed: HvFeatures) -> Result<HvFeatures, SnpError> {
+        let claimed = self.ask_for_detail(port, &Request::plain(NaeCode::HYPERVISOR_FEATURES))?;
+        features::demand(HvFeatures::from_bits_retain(claimed), needed)
+    }
+
     fn page_state<P: Port>(&mut self, port: &mut P, range: FrameRange, to: HostState) -> Result<(), Stopped<SnpError>> {
         page_list::change(self, port, range, to)
     }
 
     fn run_vmpl<P: Port>(&mut self, port: &mut P, vmpl: Vmpl) -> Result<(), SnpError> {
-        self.send(port, &Request::new(NaeCode::RUN_VMPL, u64::from(vmpl.number()), 0))?.check()
+        self.ask(port, &run_vmpl(vmpl))
     }
 
     fn call_vmpl0<P: Port, F: FnOnce() -> Result<(), SnpError>>(
@@ -196,18 +209,26 @@ impl<M: GuestMemory> HostChannel for GhcbPage<M> {
         frame: &mut CallFrame,
         mark: F,
     ) -> Result<(), SnpError> {
-        self.fill(&Request::new(NaeCode::RUN_VMPL, u64::from(Vmpl::VMPL0.number()), 0))?;
+        self.fill(&run_vmpl(Vmpl::VMPL0))?;
         port.write_ghcb_msr(ghcb_gpa(self.at));
         mark()?;
         port.vmgexit_call(frame);
-        self.answer()?.check()
+        self.copy::<Answer>()?.check()
+    }
+
+    fn ap_reset_hold<P: Port>(&mut self, port: &mut P) -> Result<bool, SnpError> {
+        Ok(self.ask_for_detail(port, &Request::plain(NaeCode::AP_RESET_HOLD))? != 0)
     }
 
     fn terminate<P: Port>(&mut self, port: &mut P, reason: TerminateReason) -> ! {
         // Whatever comes of it, the register says the same for ever.
-        let _ = self.send(port, &Request::new(NaeCode::TERMINATE, u64::from(reason.bits()), 0));
+        let _ = self.ask(port, &Request::new(NaeCode::TERMINATE, u64::from(reason.bits()), 0));
         MsrProtocol.terminate(port, reason)
     }
+}
+
+fn run_vmpl(vmpl: Vmpl) -> Request<'static> {
+    Request::new(NaeCode::RUN_VMPL, u64::from(vmpl.number()), 0)
 }
 
 impl<M: GuestMemory> fmt::Debug for GhcbPage<M> {

@@ -1,8 +1,12 @@
 //! The host channel: how a level asks the host, and how it doubts the answers.
 //!
 //! There are two ways. The MSR protocol works from the first instruction on and carries 52 bits; the GHCB page carries
-//! whole requests once it is shared and registered. What both can do is [`HostChannel`]; [`Host`] is either of them.
-//! Guest messages and AP creation need the page.
+//! whole requests once it is shared and registered. What both can do is [`HostChannel`]; [`Host`] is either of them. All
+//! else is a method of [`GhcbPage`]: guest messages, vCPUs, and what instructions need that the host emulates.
+//!
+//! [`NEVER_SENT`] lists the events that stay out, by design (INVD, PAUSE, the jump table of secondary vCPUs, whose address
+//! SNP guests have from the secrets page) or for want of support (the doorbell page and its timer, the secure interrupt
+//! controller, the configuration of interrupt injection, end of interrupt by vector).
 //!
 //! The host is not trusted. A success says no more than that the host claims it: page states are proved by PVALIDATE, a
 //! switch by the call area or the VMSA. Every answer is copied once and the copy is checked (rule H1); codes, cursors,
@@ -15,9 +19,12 @@
 //! Source: 56421 version 2, fact tables `ghcb_msr`, `ghcb_page`, `ghcb_nae`, `psc`, `ap_creation`.
 
 mod answer;
+mod events;
+mod features;
 mod ghcb_page;
 mod msr_protocol;
 mod page_list;
+mod request;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -28,14 +35,19 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::abi::ap::ApCreation;
 use crate::abi::firmware_status::GuestRequestStatus;
+use crate::abi::nae::HvFeatures;
 use crate::abi::terminate::TerminateReason;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
 use crate::instr::{CallFrame, Port};
 
+pub use events::{
+    AddressSize, CpuidRequest, CpuidResult, MAX_PAGES_NEEDED, MonitorOperands, NEVER_SENT, Paged, PortAccess, PortSize,
+    Segment, SharedAddr, TscAndAux, refusal,
+};
 pub use ghcb_page::GhcbPage;
 pub use msr_protocol::MsrProtocol;
-pub use start::{hv_features, negotiate, register_ghcb};
+pub use start::{hv_features, negotiate, preferred_ghcb, register_ghcb, unregister_ghcb};
 
 /// Set of the reasons by which code of this workspace ends the guest, so that an observer can tell who did.
 pub const REASON_SET: u8 = 0xc;
@@ -48,6 +60,12 @@ pub const fn reason(code: u8) -> TerminateReason {
 /// What MSR protocol and GHCB page have in common.
 #[enum_dispatch]
 pub trait HostChannel {
+    /// Asks for the host's features and demands `needed`, with all that those need in turn. See [`hv_features`].
+    ///
+    /// # Errors
+    /// [`SnpError::MissingFeatures`]; [`SnpError::UnexpectedResponse`] or the answer errors.
+    fn hv_features<P: Port>(&mut self, port: &mut P, needed: HvFeatures) -> Result<HvFeatures, SnpError>;
+
     /// Agrees a page state with the host. The page gives up to 253 pages of either size per exit, the MSR protocol one
     /// small page.
     ///
@@ -79,6 +97,13 @@ pub trait HostChannel {
         frame: &mut CallFrame,
         mark: F,
     ) -> Result<(), SnpError>;
+
+    /// Parks this vCPU until the host starts it; true when a startup IPI has arrived. The host may wake it without one:
+    /// then ask again. Neither answer proves anything (SW-13).
+    ///
+    /// # Errors
+    /// [`SnpError::UnexpectedResponse`] or the answer errors.
+    fn ap_reset_hold<P: Port>(&mut self, port: &mut P) -> Result<bool, SnpError>;
 
     /// Asks the host to end the guest, again and again, and halts in between. Executes nothing else ever after (TM-01).
     fn terminate<P: Port>(&mut self, port: &mut P, reason: TerminateReason) -> !;
@@ -114,6 +139,20 @@ impl<M: GuestMemory> Host<M> {
         response: PhysFrame,
     ) -> Result<GuestRequestStatus, SnpError> {
         self.page()?.guest_request(port, request, response)
+    }
+
+    /// The same, with pages for the certificates of the host. See [`GhcbPage::extended_guest_request`].
+    ///
+    /// # Errors
+    /// [`SnpError::NoGhcbPage`] without a page; else as there.
+    pub fn extended_guest_request<P: Port>(
+        &mut self,
+        port: &mut P,
+        request: PhysFrame,
+        response: PhysFrame,
+        data: Option<FrameRange>,
+    ) -> Result<Paged<GuestRequestStatus>, SnpError> {
+        self.page()?.extended_guest_request(port, request, response, data)
     }
 
     /// The GHCB page.

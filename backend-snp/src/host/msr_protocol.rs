@@ -2,8 +2,10 @@
 
 use coco_part_api::{FrameRange, HostState, Stopped};
 
-use super::HostChannel;
-use crate::abi::ghcb_msr::{self, MsrError, MsrPageState};
+use super::events::CpuidResult;
+use super::{HostChannel, hv_features};
+use crate::abi::ghcb_msr::{self, CpuidRegister, MsrError, MsrPageState};
+use crate::abi::nae::HvFeatures;
 use crate::abi::terminate::TerminateReason;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
@@ -15,7 +17,34 @@ use crate::instr::{CallFrame, Port};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MsrProtocol;
 
+impl MsrProtocol {
+    /// Asks for one CPUID leaf, register by register. The sub-leaf is always 0.
+    ///
+    /// The host's word: for anything that matters the CPUID page counts (CP-01).
+    ///
+    /// # Errors
+    /// [`SnpError::UnexpectedResponse`].
+    #[doc(alias = "CPUID")]
+    pub fn cpuid<P: Port>(&mut self, port: &mut P, leaf: u32) -> Result<CpuidResult, SnpError> {
+        let mut register = |register| {
+            let sent = ghcb_msr::cpuid_request(leaf, register);
+            let got = exchange(port, sent);
+            ghcb_msr::cpuid_response(got, register).map_err(|_| SnpError::UnexpectedResponse { sent, got })
+        };
+        Ok(CpuidResult {
+            eax: register(CpuidRegister::Eax)?,
+            ebx: register(CpuidRegister::Ebx)?,
+            ecx: register(CpuidRegister::Ecx)?,
+            edx: register(CpuidRegister::Edx)?,
+        })
+    }
+}
+
 impl HostChannel for MsrProtocol {
+    fn hv_features<P: Port>(&mut self, port: &mut P, needed: HvFeatures) -> Result<HvFeatures, SnpError> {
+        hv_features(port, needed)
+    }
+
     fn page_state<P: Port>(&mut self, port: &mut P, range: FrameRange, to: HostState) -> Result<(), Stopped<SnpError>> {
         let to = match to {
             HostState::Private => MsrPageState::Private,
@@ -56,6 +85,12 @@ impl HostChannel for MsrProtocol {
         let got = port.read_ghcb_msr();
         port.write_ghcb_msr(before);
         check_run(sent, got)
+    }
+
+    fn ap_reset_hold<P: Port>(&mut self, port: &mut P) -> Result<bool, SnpError> {
+        let sent = ghcb_msr::ap_reset_hold_request();
+        let got = exchange(port, sent);
+        ghcb_msr::ap_reset_hold_response(got).map_err(|_| SnpError::UnexpectedResponse { sent, got })
     }
 
     fn terminate<P: Port>(&mut self, port: &mut P, reason: TerminateReason) -> ! {

@@ -9,6 +9,9 @@ use coco_part_api::{FrameRange, GuestMemory, HostState, Stopped};
 use zerocopy::IntoBytes;
 
 use super::GhcbPage;
+use super::answer::Answer;
+use super::request::Request;
+use crate::abi::nae::NaeCode;
 use crate::abi::psc::{MAX_ENTRIES, PscDescriptor, PscEntry, PscError, PscHeader, PscOperation};
 use crate::error::SnpError;
 use crate::instr::Port;
@@ -80,7 +83,10 @@ impl List {
         cursor: u16,
     ) -> Result<u16, (u16, SnpError)> {
         let stopped = |cause| (cursor, cause);
-        let (answer, header) = page.send_list(port, self.bytes()).map_err(stopped)?;
+        let request = Request::plain(NaeCode::PAGE_STATE_CHANGE).with_buffer(self.bytes());
+        let answer: Answer = page.send(port, &request).map_err(stopped)?;
+        let mut header = PscHeader::default();
+        page.take_buffer(header.as_mut_bytes()).map_err(stopped)?;
         let now = header.cur_entry;
         let sound = header.is_reserved_zero()
             && header.end_entry == self.descriptor.header.end_entry

@@ -2,6 +2,7 @@
 
 use x86_64::structures::paging::PhysFrame;
 
+use super::features;
 use super::msr_protocol::exchange;
 use crate::abi::ghcb::Ghcb;
 use crate::abi::ghcb_msr::{self, MsrError, SevInfo};
@@ -29,9 +30,10 @@ pub fn negotiate<P: Port>(port: &mut P) -> Result<SevInfo, SnpError> {
     }
 }
 
-/// Asks for the host's features and demands `needed`.
+/// Asks for the host's features and demands `needed`, with all that those need in turn.
 ///
-/// A host that claims a feature falsely stops progress only.
+/// A feature counts as absent when the host lacks one that it needs. A host that claims a feature falsely stops progress
+/// only.
 ///
 /// # Errors
 /// [`SnpError::MissingFeatures`], [`SnpError::UnexpectedResponse`].
@@ -39,8 +41,18 @@ pub fn hv_features<P: Port>(port: &mut P, needed: HvFeatures) -> Result<HvFeatur
     let sent = ghcb_msr::hv_features_request();
     let got = exchange(port, sent);
     let features = ghcb_msr::hv_features_response(got).map_err(|_| SnpError::UnexpectedResponse { sent, got })?;
-    let missing = needed.difference(features);
-    if missing.is_empty() { Ok(features) } else { Err(SnpError::MissingFeatures { missing: missing.bits() }) }
+    features::demand(features, needed)
+}
+
+/// Asks where the host wants the GHCB page; `None` if it does not mind. A wish only, and the host's: the page has to be
+/// one that the guest would have chosen itself ([`GhcbPage::register_preferred`](super::GhcbPage::register_preferred)).
+///
+/// # Errors
+/// [`SnpError::UnexpectedResponse`], also for a frame beyond the address space.
+pub fn preferred_ghcb<P: Port>(port: &mut P) -> Result<Option<PhysFrame>, SnpError> {
+    let sent = ghcb_msr::preferred_ghcb_request();
+    let got = exchange(port, sent);
+    ghcb_msr::preferred_ghcb_response(got).map_err(|_| SnpError::UnexpectedResponse { sent, got })
 }
 
 /// Tells the host which page is the GHCB of this vCPU at this level. The answer has to name the same page (GH-05).
@@ -50,11 +62,25 @@ pub fn hv_features<P: Port>(port: &mut P, needed: HvFeatures) -> Result<HvFeatur
 pub fn register_ghcb<P: Port>(port: &mut P, page: PhysFrame) -> Result<(), SnpError> {
     let sent = ghcb_msr::register_ghcb_request(page);
     let got = exchange(port, sent);
-    match ghcb_msr::register_ghcb_response(got, page) {
-        Ok(()) => Ok(()),
-        Err(MsrError::Refused { raw } | MsrError::Mismatch { raw }) => {
-            Err(SnpError::GhcbRefused { asked: sent >> 12, got: raw >> 12 })
+    check_page(sent, got, ghcb_msr::register_ghcb_response(got, page))
+}
+
+/// Takes the registration of a GHCB page back. `features` are those that [`hv_features`] gave.
+///
+/// # Errors
+/// [`SnpError::MissingFeatures`] without `GHCB_UNREGISTER`: nothing was sent. Else as [`register_ghcb`].
+pub fn unregister_ghcb<P: Port>(port: &mut P, page: PhysFrame, features: HvFeatures) -> Result<(), SnpError> {
+    features::demand(features, HvFeatures::GHCB_UNREGISTER)?;
+    let sent = ghcb_msr::unregister_ghcb_request(page);
+    let got = exchange(port, sent);
+    check_page(sent, got, ghcb_msr::unregister_ghcb_response(got, page))
+}
+
+fn check_page(sent: u64, got: u64, answer: Result<(), MsrError>) -> Result<(), SnpError> {
+    answer.map_err(|error| match error {
+        MsrError::Refused { raw } | MsrError::Mismatch { raw } => {
+            SnpError::GhcbRefused { asked: sent >> 12, got: raw >> 12 }
         }
-        Err(_) => Err(SnpError::UnexpectedResponse { sent, got }),
-    }
+        _ => SnpError::UnexpectedResponse { sent, got },
+    })
 }

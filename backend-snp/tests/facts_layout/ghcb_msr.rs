@@ -40,8 +40,6 @@ fn ghcb_msr_fields() {
         ("rule/", "number of the register, compared with the others in sev_features"),
         ("terminate/", "compared in terminate_reasons"),
         ("0x003/", "reserved since version 2"),
-        ("0x018/", "no encoder: the registration is never taken back"),
-        ("0x019/", "no encoder: the registration is never taken back"),
     ];
     walk("ghcb_msr", INFORMATIVE, |row| {
         let at = row.get("bits");
@@ -75,6 +73,7 @@ fn request_field(code: u64, at: &str, row: &Row) -> Result<(), String> {
             (edx ^ ghcb_msr::cpuid_request(0, CpuidRegister::Eax), at)
         }
         (0x012, "63:12") => (ghcb_msr::register_ghcb_request(high) ^ ghcb_msr::register_ghcb_request(low), address),
+        (0x018, "63:12") => (ghcb_msr::unregister_ghcb_request(high) ^ ghcb_msr::unregister_ghcb_request(low), address),
         (0x014, "55:52") => {
             let request = |to| (ghcb_msr::page_state_request(low, to) & mask((55, 52))) >> 52;
             expect(row.get("value").starts_with("operation"), "another field")?;
@@ -161,6 +160,11 @@ fn response_field(code: u64, at: &str) -> Result<(), String> {
             let same = high.start_address().as_u64() | code;
             ghcb_msr::register_ghcb_response(raw, high) == refused
                 && ghcb_msr::register_ghcb_response(same, high) == Ok(())
+        }
+        (0x019, "63:12") => {
+            let same = high.start_address().as_u64() | code;
+            ghcb_msr::unregister_ghcb_response(raw, high) == refused
+                && ghcb_msr::unregister_ghcb_response(same, high) == Ok(())
         }
         (0x015, "63:32") => {
             ghcb_msr::page_state_response(raw) == refused && ghcb_msr::page_state_response(code) == Ok(())
