@@ -4,6 +4,7 @@ use core::cell::{Ref, RefCell, RefMut};
 use core::fmt;
 use std::boxed::Box;
 use std::rc::Rc;
+use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
@@ -244,4 +245,24 @@ pub(crate) fn frame(at: u64) -> PhysFrame {
 
 pub(crate) fn range(start: u64, len: u64) -> FrameRange {
     FrameRange::new(PhysAddr::new(start), len).unwrap()
+}
+
+/// The cells of every row of a fact table behind its header.
+pub(crate) fn rows(table: &str) -> Vec<Vec<String>> {
+    table.lines().skip(1).map(cells).collect()
+}
+
+/// The cells of a line: between quotation marks a comma is text.
+fn cells(line: &str) -> Vec<String> {
+    let mut open = false;
+    let ends = |c: char| {
+        open ^= c == '"';
+        c == ',' && !open
+    };
+    line.split(ends).map(|cell| cell.replace('"', "")).collect()
+}
+
+/// A number, decimal or with `0x`.
+pub(crate) fn number(text: &str) -> Option<u64> {
+    text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16)).ok()
 }

@@ -1,4 +1,7 @@
+mod events;
+mod forms;
 mod ghcb_page;
+mod limits;
 mod msr_protocol;
 mod page_list;
 

@@ -8,9 +8,12 @@ use coco_part_api::{Error, ErrorKind, HostState, Stopped};
 use crate::abi::nae::HvFeatures;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
-use crate::host::{Host, HostChannel, MsrProtocol, hv_features, negotiate, reason, register_ghcb};
+use crate::host::{
+    GhcbPage, Host, HostChannel, MsrProtocol, hv_features, negotiate, preferred_ghcb, reason, register_ghcb,
+    unregister_ghcb,
+};
 use crate::instr::CallFrame;
-use crate::testing::{Memory, MockPort, frame, no_host, range};
+use crate::testing::{Memory, MockPort, frame, no_host, number, range, rows};
 
 /// A host that answers everything with one value.
 fn says(value: u64) -> MockPort {
@@ -47,6 +50,133 @@ fn demands_the_features_that_are_needed() {
     assert_eq!(hv_features(&mut says(0x2_0081), needed), Err(SnpError::MissingFeatures { missing: 0x3 }));
     let wrong = hv_features(&mut says(0x2_3080), needed);
     assert_eq!(wrong, Err(SnpError::UnexpectedResponse { sent: 0x080, got: 0x2_3080 }));
+}
+
+#[test]
+fn a_feature_without_what_it_needs_counts_as_absent() {
+    // Rows of the table: `needs 0`, `needs 0 and 1`.
+    for row in rows(include_str!("../../../facts/ghcb_nae.csv")).iter().filter(|row| row[0] == "hv_feature") {
+        let bit = number(&row[1]).unwrap();
+        let needs: Vec<u64> = match row[3].split_once("needs ") {
+            Some((_, list)) => list.split([',', ' ']).filter_map(number).collect(),
+            None => Vec::new(),
+        };
+        let feature = HvFeatures::from_bits_retain(1 << bit);
+        let all = needs.iter().fold(feature, |all, need| all | HvFeatures::from_bits_retain(1 << need));
+        let offered = |bits: HvFeatures| says(bits.bits() << 12 | 0x081);
+        assert_eq!(hv_features(&mut offered(all), feature), Ok(all), "{row:?}");
+        for need in &needs {
+            let lacking = all.difference(HvFeatures::from_bits_retain(1 << need));
+            let refused = hv_features(&mut offered(lacking), feature);
+            assert!(
+                matches!(refused, Err(SnpError::MissingFeatures { missing }) if missing & 1 << need != 0),
+                "{row:?}"
+            );
+            let counted = hv_features(&mut offered(lacking), HvFeatures::empty()).unwrap();
+            assert!(!counted.contains(feature), "{row:?} without {need}");
+        }
+    }
+    let all = HvFeatures::from_bits_retain(u64::MAX >> 12);
+    assert_eq!(hv_features(&mut says(u64::MAX << 12 | 0x081), HvFeatures::SEV_SNP), Ok(all));
+}
+
+#[test]
+fn asks_for_cpuid_register_by_register() {
+    for leaf in [0, 1, 7, 0xd, 0x4000_0000, 0x8000_0000, 0x8000_001f, u32::MAX] {
+        let mut port = MockPort::new(|exit| {
+            let register = *exit.msr >> 30 & 3;
+            // Another value per register.
+            let leaf = *exit.msr >> 32;
+            *exit.msr = (leaf ^ (0x1111 * (register + 1))) << 32 | register << 30 | 0x005;
+        });
+        let got = MsrProtocol.cpuid(&mut port, leaf).unwrap();
+        let want = [0x1111, 0x2222, 0x3333, 0x4444].map(|mark| leaf ^ mark);
+        assert_eq!([got.eax, got.ebx, got.ecx, got.edx], want);
+        let sent = u64::from(leaf) << 32 | 0x004;
+        assert_eq!(port.exits, [0, 1, 2, 3].map(|register| register << 30 | sent));
+        assert_eq!(port.msr, 0xabc_0000);
+    }
+    for (register, answer) in [(0, 0x4000_0005), (1, 0x0000_0005), (2, 0x8000_1005), (3, 0xc000_0004)] {
+        let mut port = MockPort::new(move |exit| {
+            let asked = *exit.msr >> 30 & 3;
+            *exit.msr = if asked == register { answer } else { asked << 30 | 0x005 };
+        });
+        let sent = register << 30 | 0x004;
+        assert_eq!(MsrProtocol.cpuid(&mut port, 0), Err(SnpError::UnexpectedResponse { sent, got: answer }));
+    }
+}
+
+#[test]
+fn a_reset_hold_ends_with_a_startup_interrupt_or_without_reason() {
+    for (answer, expected) in [
+        (0x1007, Ok(true)),
+        (!0xfff | 0x007, Ok(true)),
+        (0x007, Ok(false)),
+        (0x006, Err(SnpError::UnexpectedResponse { sent: 0x006, got: 0x006 })),
+        (0x1005, Err(SnpError::UnexpectedResponse { sent: 0x006, got: 0x1005 })),
+    ] {
+        let mut port = says(answer);
+        assert_eq!(MsrProtocol.ap_reset_hold(&mut port), expected);
+        assert_eq!((port.exits.as_slice(), port.msr), (&[0x006][..], 0xabc_0000));
+    }
+}
+
+#[test]
+fn the_preferred_page_is_used_if_it_was_set_aside() {
+    let pages = range(0x5000, 0x3000);
+    // What the host prefers, and the page that is registered.
+    for (preferred, used) in [
+        (0x6011, 0x6000),
+        (0x5011, 0x5000),
+        (0x7011, 0x7000),
+        (!0xfff | 0x011, 0x5000),
+        (0x8011, 0x5000),
+        (0x4011, 0x5000),
+        (0x011, 0x5000),
+    ] {
+        let mut port = MockPort::new(move |exit| match *exit.msr & 0xfff {
+            0x010 => *exit.msr = preferred,
+            _ => *exit.msr |= 0x013,
+        });
+        let page = GhcbPage::register_preferred(&mut port, Memory::new(), pages).unwrap();
+        assert_eq!(page.frame(), frame(used), "{preferred:#x}");
+        assert_eq!((port.exits.as_slice(), port.msr), (&[0x010, used | 0x012][..], used));
+    }
+    for got in [0x010, 0x013, 0x1015, 0xfff0_0000_0000_1011] {
+        let refused = preferred_ghcb(&mut says(got));
+        assert_eq!(refused, Err(SnpError::UnexpectedResponse { sent: 0x010, got }));
+        assert!(GhcbPage::register_preferred(&mut says(got), Memory::new(), pages).is_err());
+    }
+    assert_eq!(preferred_ghcb(&mut says(0x1_2011)), Ok(Some(frame(0x1_2000))));
+}
+
+#[test]
+fn a_registration_is_taken_back_with_the_feature_only() {
+    let page = frame(0x7000);
+    let missing = SnpError::MissingFeatures { missing: 0x100 };
+    assert_eq!(unregister_ghcb(&mut no_host(), page, HvFeatures::from_bits_retain(!0x100)), Err(missing));
+    let features = HvFeatures::GHCB_UNREGISTER;
+    for (got, expected) in [
+        (0x7019, Ok(())),
+        (0x8019, Err(SnpError::GhcbRefused { asked: 7, got: 8 })),
+        (!0xfff | 0x019, Err(SnpError::GhcbRefused { asked: 7, got: u64::MAX >> 12 })),
+        (0x7013, Err(SnpError::UnexpectedResponse { sent: 0x7018, got: 0x7013 })),
+    ] {
+        let mut port = says(got);
+        assert_eq!(unregister_ghcb(&mut port, page, features), expected);
+        assert_eq!((port.exits.as_slice(), port.msr), (&[0x7018][..], 0xabc_0000));
+    }
+    // A page that the host keeps can be used as before.
+    let registered = |answer| {
+        let mut port = MockPort::new(move |exit| *exit.msr = if *exit.msr & 0xfff == 0x012 { 0x7013 } else { answer });
+        let ghcb = GhcbPage::register(&mut port, Memory::new(), page).unwrap();
+        (ghcb, port)
+    };
+    let (ghcb, mut port) = registered(0x7019);
+    assert_eq!(ghcb.unregister(&mut port, features).map_err(|(_, error)| error), Ok(page));
+    let (ghcb, mut port) = registered(!0xfff | 0x019);
+    let (kept, error) = ghcb.unregister(&mut port, features).unwrap_err();
+    assert_eq!((kept.frame(), error.kind()), (page, ErrorKind::HostRefused));
 }
 
 #[test]
