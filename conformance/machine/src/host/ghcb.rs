@@ -9,7 +9,11 @@ use crate::Machine;
 
 numbers! {
     pub(super) usize:
-    /// Offset of RAX in the page.
+    /// Offset of CPL in the page, 1 byte.
+    CPL = 0x0cb;
+    /// Offset of XSS.
+    XSS = 0x140;
+    /// Offset of RAX.
     RAX = 0x1f8;
     /// Offset of RCX.
     RCX = 0x308;
@@ -90,6 +94,17 @@ impl Request {
             return Err(Malformed::MissingInput);
         }
         Ok(self.quadword(offset))
+    }
+
+    /// Fields that the event needs, though it is answered without a look at them.
+    pub(super) fn inputs(&self, offsets: &[usize]) -> Result<Reply, Malformed> {
+        offsets.iter().try_for_each(|offset| self.input(*offset).map(drop))?;
+        Ok(Reply::default())
+    }
+
+    /// The privilege level of the guest.
+    pub(super) fn cpl(&self) -> Result<u8, Malformed> {
+        if self.is_valid(CPL) { Ok(self.bytes[CPL]) } else { Err(Malformed::MissingInput) }
     }
 
     /// Checks what every request must have and returns SW_EXITCODE, SW_EXITINFO1 and SW_EXITINFO2.
@@ -175,10 +190,19 @@ impl Machine {
                 return false;
             }
         }
-        if policy == Policy::ClearValidBits {
-            valid = [0; 16];
+        match policy {
+            Policy::ClearValidBits => valid = [0; 16],
+            Policy::ClearValidBit(bit) => clear(&mut valid, bit),
+            _ => {}
         }
         self.host_write(gpa + VALID_BITMAP as u64, &valid)
+    }
+}
+
+/// Clears a bit of the bitmap, if there is such a one.
+fn clear(valid: &mut [u8; 16], bit: u8) {
+    if let Some(byte) = valid.get_mut(usize::from(bit / 8)) {
+        *byte &= !(1 << (bit % 8));
     }
 }
 
@@ -199,7 +223,9 @@ mod tests {
     #[test]
     fn valid_bits_stand_where_the_facts_say() {
         // ghcb_page: RAX 63, RBX 99, SW_EXITCODE 114, SW_SCRATCH 117, XCR0 125.
-        for (offset, bit) in [(RAX, 63), (RBX, 99), (SW_EXIT_CODE, 114), (SW_SCRATCH, 117), (XCR0, 125)] {
+        for (offset, bit) in
+            [(CPL, 25), (XSS, 40), (RAX, 63), (RBX, 99), (SW_EXIT_CODE, 114), (SW_SCRATCH, 117), (XCR0, 125)]
+        {
             let mut one = request();
             one.bytes[VALID_BITMAP..VALID_BITMAP + 16].fill(0);
             one.bytes[VALID_BITMAP + bit / 8] = 1 << (bit % 8);

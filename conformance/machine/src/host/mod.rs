@@ -13,16 +13,20 @@
 //!   run-VMPL then succeeds though nobody called. One that arrives while VMPL0 runs does so at its next run-VMPL.
 //! - A VMSA created with "run now" starts when its vCPU has nothing to run or halts.
 //! - Scratch areas lie in the shared buffer of the GHCB page, as version 2 wants it.
+//! - It serves what its devices need: ports (one of them leads back to the guest), a page of device registers, a few MSRs, a
+//!   clock of guest steps, a list of vCPUs. #HV IPI means what a write of the x2APIC ICR means, without a doorbell.
 //! - A terminated guest does not run again, on any vCPU.
 //! - #VC that a lower level reflects goes to VMPL0. A program that has ended leaves its vCPU to the others, who are not
 //!   told.
 //!
-//! Not modelled: device interrupts and doorbell pages (feature bits 2 and 3 are off), timers, MMIO events.
+//! Not modelled: device interrupts and doorbell pages (feature bits 2 and 3 are off), timers, NMIs, the secure interrupt
+//! controller and the configuration of interrupt injection: their events are invalid.
 
 mod ap;
 mod attack;
 mod catalogue;
 mod cpuid;
+mod device;
 mod exit;
 mod ghcb;
 mod kick;
@@ -31,6 +35,8 @@ mod message;
 mod msr;
 mod nae;
 mod policy;
+mod ports;
+mod processor;
 mod psc;
 mod switch;
 #[cfg(test)]
@@ -39,7 +45,9 @@ mod tests;
 use alloc::vec::Vec;
 
 pub use catalogue::all_policies;
+pub use device::DEVICE_PAGE;
 pub use policy::Policy;
+pub use ports::{LOOPBACK_PORT, PortWrite};
 
 use crate::Machine;
 use crate::op::{HostStep, RunKey, Stop, Vcpu};
@@ -59,6 +67,10 @@ pub struct HostState {
     dead: Option<Stop>,
     attack: attack::Progress,
     messages: message::Recorded,
+    ports: ports::Ports,
+    device: device::Device,
+    /// Address that the guest named as its jump table.
+    jump_table: u64,
 }
 
 /// What the host knows about one vCPU.
@@ -84,6 +96,8 @@ struct HostVcpu {
     /// Fake returns to VMPL0 that a liar still owes.
     replays: u32,
     stopped: Option<Stop>,
+    /// Its registers, as far as the host emulates them.
+    registers: processor::Registers,
 }
 
 /// One VMPL of one vCPU.
@@ -157,6 +171,9 @@ impl HostState {
             dead: None,
             attack: attack::Progress::default(),
             messages: message::Recorded::default(),
+            ports: ports::Ports::default(),
+            device: device::Device::default(),
+            jump_table: 0,
         }
     }
 
@@ -164,6 +181,12 @@ impl HostState {
     #[must_use]
     pub fn exits(&self) -> u64 {
         self.exits
+    }
+
+    /// What guests wrote to ports so far.
+    #[must_use]
+    pub fn port_writes(&self) -> &[PortWrite] {
+        &self.ports.log
     }
 
     /// VMSA that the host knows for a VMPL of a vCPU.

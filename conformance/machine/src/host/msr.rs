@@ -1,5 +1,6 @@
 //! The GHCB MSR protocol: bits 11:0 carry a code, 63:12 the data (facts: ghcb_msr).
 
+use super::cpuid::Leaf;
 use super::policy::Policy;
 use super::psc::{self, Operation};
 use super::{At, Channel, LevelState, Next, cpuid};
@@ -8,6 +9,8 @@ use crate::{HostEvent, Machine};
 
 /// Hypervisor features of the honest host: SEV-SNP, AP creation, APIC id list, multiple VMPLs.
 pub(super) const FEATURES: u64 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5;
+/// Feature bit of taking a GHCB registration back: this host can do it where it says so.
+const UNREGISTER: u64 = 1 << 8;
 /// Position of the C-bit.
 pub(super) const C_BIT: u8 = 51;
 /// The only protocol version that serves an SNP guest.
@@ -29,6 +32,8 @@ numbers! {
     PSC_RESPONSE = 0x015;
     RUN_VMPL_REQUEST = 0x016;
     RUN_VMPL_RESPONSE = 0x017;
+    UNREGISTER_GHCB_REQUEST = 0x018;
+    UNREGISTER_GHCB_RESPONSE = 0x019;
     FEATURES_REQUEST = 0x080;
     FEATURES_RESPONSE = 0x081;
     TERMINATE_REQUEST = 0x100;
@@ -104,11 +109,17 @@ impl Machine {
             }
             CPUID_REQUEST => {
                 let (leaf, register) = cpuid_request(request);
-                let registers = cpuid::answer(&policy, leaf, 0, at.vcpu);
+                let registers = cpuid::answer(&policy, Leaf { leaf, ..Leaf::default() }, at.vcpu);
                 cpuid_response(registers[usize::from(register)], register)
             }
-            PREFERRED_GHCB_REQUEST => with_data(PREFERRED_GHCB_RESPONSE, NO_FRAME),
+            PREFERRED_GHCB_REQUEST => {
+                let wish = if let Policy::PreferGhcb(frame) = policy { frame } else { NO_FRAME };
+                with_data(PREFERRED_GHCB_RESPONSE, wish)
+            }
             REGISTER_GHCB_REQUEST => with_data(REGISTER_GHCB_RESPONSE, self.register_ghcb(at, data)),
+            UNREGISTER_GHCB_REQUEST if features(&policy) & UNREGISTER != 0 => {
+                with_data(UNREGISTER_GHCB_RESPONSE, self.unregister_ghcb(at, data))
+            }
             FEATURES_REQUEST => with_data(FEATURES_RESPONSE, features(&policy)),
             PSC_REQUEST => psc_response(self.psc_one(at, psc_request(request))),
             RUN_VMPL_REQUEST => return self.run_vmpl_msr(at, request),
@@ -145,6 +156,16 @@ impl Machine {
             return NO_FRAME;
         }
         self.host.level_mut(at.owner, at.vmpl).ghcb = Some(frame << 12);
+        frame
+    }
+
+    /// Forgets the page of this VMPL; the answer is the frame, or all ones for one that is not registered.
+    fn unregister_ghcb(&mut self, at: At, frame: u64) -> u64 {
+        let level = self.host.level_mut(at.owner, at.vmpl);
+        if level.ghcb != Some(frame << 12) {
+            return NO_FRAME;
+        }
+        level.ghcb = None;
         frame
     }
 

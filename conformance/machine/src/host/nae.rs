@@ -1,5 +1,7 @@
 //! The events of the GHCB page (facts: ghcb_nae).
 
+use super::cpuid::Leaf;
+use super::device::Access;
 use super::ghcb::{self, Malformed, Reply, Request};
 use super::policy::Policy;
 use super::{At, Channel, LevelState, Next, cpuid, msr};
@@ -9,35 +11,37 @@ use crate::{HostEvent, Machine, PAGE_SIZE};
 /// SW_EXITCODE values that this host serves.
 pub(super) mod event {
     numbers! {
-        pub(super) u64:
+        pub(in crate::host) u64:
+        DR7_READ = 0x27;
+        DR7_WRITE = 0x37;
         RDTSC = 0x6e;
+        RDPMC = 0x6f;
         CPUID = 0x72;
         INVD = 0x76;
         IOIO = 0x7b;
         MSR = 0x7c;
+        VMMCALL = 0x81;
         RDTSCP = 0x87;
         WBINVD = 0x89;
-        RESET_HOLD = 0x8000_0004;
+        MONITOR = 0x8a;
+        MWAIT = 0x8b;
+        MMIO_READ = 0x8000_0001;
+        MMIO_WRITE = 0x8000_0002;
+        NMI_COMPLETE = 0x8000_0003;
+        AP_RESET_HOLD = 0x8000_0004;
+        AP_JUMP_TABLE = 0x8000_0005;
         PAGE_STATE_CHANGE = 0x8000_0010;
         GUEST_REQUEST = 0x8000_0011;
         EXTENDED_GUEST_REQUEST = 0x8000_0012;
         AP_CREATION = 0x8000_0013;
+        HV_IPI = 0x8000_0015;
         APIC_ID_LIST = 0x8000_0017;
         RUN_VMPL = 0x8000_0018;
-        FEATURES = 0x8000_fffd;
+        HYPERVISOR_FEATURES = 0x8000_fffd;
         TERMINATE = 0x8000_fffe;
-        UNSUPPORTED = 0x8000_ffff;
+        UNSUPPORTED_EVENT = 0x8000_ffff;
     }
 }
-
-/// x2APIC interrupt command register.
-const X2APIC_ICR: u64 = 0x830;
-/// Time stamp counter.
-const TSC: u64 = 0x10;
-/// SW_EXITINFO1 of IOIO: IN.
-pub(super) const IOIO_IN: u64 = 1 << 0;
-/// SW_EXITINFO1 of IOIO: string instruction.
-pub(super) const IOIO_STRING: u64 = 1 << 2;
 
 /// What becomes of an event.
 enum Served {
@@ -89,9 +93,25 @@ impl Machine {
         let reply = match code {
             event::CPUID => self.cpuid_event(at, request)?,
             event::MSR => self.msr_event(at, request, info1)?,
-            event::IOIO => port_event(request, info1)?,
-            event::RDTSC | event::RDTSCP => self.clock(),
-            event::INVD | event::WBINVD => Reply::default(),
+            event::IOIO => self.port_event(at, gpa, request, info1, info2)?,
+            event::MMIO_READ => self.device_event(gpa, request, Access::Read, info1, info2)?,
+            event::MMIO_WRITE => self.device_event(gpa, request, Access::Write, info1, info2)?,
+            event::DR7_READ => self.dr7_read(at),
+            event::DR7_WRITE => self.dr7_write(at, request)?,
+            event::RDTSC => self.clock(),
+            event::RDTSCP => self.clock_and_aux(at),
+            event::RDPMC => self.counter(request)?,
+            event::VMMCALL => Self::vmmcall(request)?,
+            // There are no NMIs.
+            event::INVD | event::WBINVD | event::NMI_COMPLETE => Reply::default(),
+            // The monitor always fires at once.
+            event::MONITOR => request.inputs(&[ghcb::RAX, ghcb::RCX, ghcb::RDX])?,
+            event::MWAIT => request.inputs(&[ghcb::RAX, ghcb::RCX])?,
+            event::AP_JUMP_TABLE => self.jump_table(info1, info2)?,
+            event::HV_IPI => {
+                self.send_ipi(at.vcpu, info1);
+                Reply::default()
+            }
             event::PAGE_STATE_CHANGE => self.psc_list(at, gpa, request)?,
             event::GUEST_REQUEST => self.guest_message(at, info1, info2)?,
             event::EXTENDED_GUEST_REQUEST => {
@@ -102,13 +122,13 @@ impl Machine {
                 let features = request.input(ghcb::RAX);
                 self.ap_creation(at, info1, info2, features)?
             }
-            event::APIC_ID_LIST => self.apic_ids(info1, request.input(ghcb::RAX)?)?,
-            event::FEATURES => Reply::detail(msr::features(&self.host.policy(at.vcpu))),
+            event::APIC_ID_LIST => self.apic_ids(at, info1, request.input(ghcb::RAX)?)?,
+            event::HYPERVISOR_FEATURES => Reply::detail(msr::features(&self.host.policy(at.vcpu))),
             event::RUN_VMPL => {
                 let to = u8::try_from(info1).unwrap_or(u8::MAX);
                 return Ok(Served::Next(self.run_vmpl(at, to, Channel::Page(gpa))));
             }
-            event::RESET_HOLD => {
+            event::AP_RESET_HOLD => {
                 let state = LevelState::Held { run: at.run, channel: Channel::Page(gpa) };
                 self.host.level_mut(at.owner, at.vmpl).state = state;
                 return Ok(Served::Next(Next::Anybody));
@@ -119,7 +139,7 @@ impl Machine {
                 return Ok(Served::Next(self.terminate(at, set, code)));
             }
             // The guest met something it cannot handle: like KVM, end it.
-            event::UNSUPPORTED => return Ok(Served::Next(Next::Stop(Stop::Refused))),
+            event::UNSUPPORTED_EVENT => return Ok(Served::Next(Next::Stop(Stop::Refused))),
             _ => return Err(Malformed::InvalidEvent),
         };
         Ok(reply.into())
@@ -128,47 +148,36 @@ impl Machine {
     fn cpuid_event(&self, at: At, request: &Request) -> Result<Reply, Malformed> {
         // The upper halves of RAX and RCX play no part.
         let (leaf, subleaf) = (request.input(ghcb::RAX)? as u32, request.input(ghcb::RCX)? as u32);
-        if leaf == 0xd {
-            request.input(ghcb::XCR0)?;
-        }
-        let [rax, rbx, rcx, rdx] =
-            cpuid::answer(&self.host.policy(at.vcpu), leaf, subleaf, at.vcpu).map(|value| Some(u64::from(value)));
+        let xcr0 = if leaf == 0xd { Some(request.input(ghcb::XCR0)?) } else { None };
+        let xss = if (leaf, subleaf) == (0xd, 1) { Some(request.input(ghcb::XSS)?) } else { None };
+        let registers = cpuid::answer(&self.host.policy(at.vcpu), Leaf { leaf, subleaf, xcr0, xss }, at.vcpu);
+        let [rax, rbx, rcx, rdx] = registers.map(|value| Some(u64::from(value)));
         Ok(Reply { rax, rbx, rcx, rdx, ..Reply::default() })
     }
 
-    /// Knows two registers: the x2APIC ICR, which can be written, and the time stamp counter, which can be read.
-    fn msr_event(&mut self, at: At, request: &Request, info1: u64) -> Result<Reply, Malformed> {
-        let number = request.input(ghcb::RCX)?;
-        let low = |value: u64| value & 0xffff_ffff;
-        match (info1, number) {
-            (0, _) if self.host.policy(at.vcpu) == Policy::LieMsr => {
-                Ok(Reply { rax: Some(low(u64::MAX)), rdx: Some(low(u64::MAX)), ..Reply::default() })
-            }
-            (0, TSC) => Ok(self.clock()),
-            (1, X2APIC_ICR) => {
-                let (rax, rdx) = (request.input(ghcb::RAX)?, request.input(ghcb::RDX)?);
-                self.send_ipi(at.vcpu, low(rdx) << 32 | low(rax));
-                Ok(Reply::default())
-            }
-            (0 | 1, _) => Ok(Reply::general_protection()),
-            _ => Err(Malformed::InvalidInput),
+    /// Event 0x80000005: keeps an address, and gives it back.
+    fn jump_table(&mut self, info1: u64, info2: u64) -> Result<Reply, Malformed> {
+        match (info1, info2) {
+            (0, address) => self.host.jump_table = address,
+            (1, 0) => return Ok(Reply::detail(self.host.jump_table)),
+            _ => return Err(Malformed::InvalidInput),
         }
-    }
-
-    /// A clock that counts guest steps.
-    fn clock(&self) -> Reply {
-        let ticks = self.host.steps;
-        Reply { rax: Some(ticks & 0xffff_ffff), rdx: Some(ticks >> 32), ..Reply::default() }
+        Ok(Reply::default())
     }
 
     /// Event 0x80000017: a count and the ids, 32 bits each, if the buffer has a page; RAX says that one is needed.
-    fn apic_ids(&mut self, buffer: u64, pages: u64) -> Result<Reply, Malformed> {
+    fn apic_ids(&mut self, at: At, buffer: u64, pages: u64) -> Result<Reply, Malformed> {
+        let policy = self.host.policy(at.vcpu);
+        if let Policy::DemandListPages(pages) = policy {
+            return Ok(Reply { rax: Some(pages), ..Reply::default() });
+        }
         if pages > 0 {
             if !buffer.is_multiple_of(PAGE_SIZE) {
                 return Err(Malformed::InvalidInput);
             }
             let vcpus = self.host.vcpus.len() as u32;
-            let list = core::iter::once(vcpus).chain(0..vcpus);
+            let count = if let Policy::LieListCount(count) = policy { count } else { vcpus };
+            let list = core::iter::once(count).chain(0..vcpus);
             for (word, offset) in list.zip((0..).step_by(4)) {
                 if !self.host_write(buffer + offset, &word.to_le_bytes()) {
                     return Err(Malformed::InvalidInput);
@@ -192,17 +201,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// Ports read as ones and swallow what is written; string forms need a scratch area.
-fn port_event(request: &Request, info1: u64) -> Result<Reply, Malformed> {
-    if info1 & IOIO_STRING != 0 {
-        request.scratch(1)?;
-        return Ok(Reply::default());
-    }
-    if info1 & IOIO_IN != 0 {
-        return Ok(Reply { rax: Some(u64::from(u32::MAX)), ..Reply::default() });
-    }
-    request.input(ghcb::RAX)?;
-    Ok(Reply::default())
 }

@@ -144,6 +144,8 @@ pub enum Policy {
     LieCBit(u8),
     /// Answers a GHCB registration with this frame (GH-05).
     WrongGhcbRegistration(u64),
+    /// Wants the GHCB at this frame (GH-05).
+    PreferGhcb(u64),
     /// Answers every MSR request but run-VMPL with this code in bits 11:0 (SW-09).
     WrongMsrResponseCode(u16),
     /// Exclusive-ors a quadword of the GHCB page when it returns to the guest and before each shared read (GH-01).
@@ -155,6 +157,14 @@ pub enum Policy {
     },
     /// Clears the valid bitmap of every answer (GH-02).
     ClearValidBits,
+    /// Clears one bit of the valid bitmap of every answer (GH-02).
+    ClearValidBit(u8),
+    /// Fills the whole shared buffer for string input and answers with this count (GH-08).
+    StringCount(u64),
+    /// Lists the vCPUs and says that there are this many (GH-18).
+    LieListCount(u32),
+    /// Says that the list of vCPUs takes this many pages (GH-18).
+    DemandListPages(u64),
     /// Answers every event of the GHCB page with SW_EXITINFO1 = 1 and this SW_EXITINFO2 (GH-03).
     BogusException(u64),
     /// Answers every event of the GHCB page with this SW_EXITINFO1 (GH-04).

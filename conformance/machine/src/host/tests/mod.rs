@@ -1,5 +1,6 @@
 //! The host against small guests. Each test plays the guest by hand: one operation at a time.
 
+mod events;
 mod facts;
 mod liars;
 mod memory;
