@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `pages` | page state lists, order and number of instructions, sizes, address bits |
 //! | `start` | the first talk with the host, features, CPUID, termination |
+//! | `events` | every event of the GHCB page |
 //! | `ghcb` | answers in the GHCB page, and what L1 shows there |
 //! | `messages` | guest messages and reports |
 //! | `rmp` | what the reverse map table has to stop |
 
+mod events;
 mod ghcb;
 mod messages;
 mod pages;
@@ -63,6 +65,7 @@ pub(super) fn cases() -> Vec<Case<Snp>> {
     ];
     all.extend(pages::cases());
     all.extend(start::cases());
+    all.extend(events::cases());
     all.extend(ghcb::cases());
     all.extend(messages::cases());
     all.extend(rmp::cases());
