@@ -19,6 +19,7 @@ pub mod error;
 pub mod features;
 pub mod guest;
 pub mod host;
+pub mod insn;
 pub mod instr;
 pub mod message;
 pub mod monitor;

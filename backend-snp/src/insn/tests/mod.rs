@@ -1,0 +1,6 @@
+//! Tests of the decoder.
+
+mod address;
+mod compare;
+mod expected;
+mod samples;
