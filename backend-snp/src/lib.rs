@@ -26,6 +26,7 @@ pub mod message;
 pub mod monitor;
 #[cfg(test)]
 mod testing;
+pub mod vc;
 pub mod vmsa_image;
 
 pub use error::SnpError;

@@ -1,10 +1,45 @@
 //! Offsets to linear addresses, by the rules of the mode.
 
+use core::fmt;
+
 use thiserror_no_std::Error;
 
 use super::Mode;
 use super::operand::SegmentName;
 use crate::abi::segment::Segment;
+
+/// A linear address: what page tables translate. In 64-bit mode it is canonical.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinearAddr(u64);
+
+impl LinearAddr {
+    /// Wraps a number.
+    pub const fn new(address: u64) -> Self {
+        Self(address)
+    }
+
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The address `bytes` further on, if it is one.
+    pub fn checked_add(self, bytes: usize) -> Option<Self> {
+        self.0.checked_add(u64::try_from(bytes).ok()?).map(Self)
+    }
+}
+
+impl fmt::LowerHex for LinearAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for LinearAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinearAddr({self:#x})")
+    }
+}
 
 /// The segment registers, expanded as in a VMSA. In 64-bit mode only the bases of FS and GS count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +118,7 @@ impl Segments {
         offset: u64,
         len: usize,
         access: Access,
-    ) -> Result<u64, AddressFault> {
+    ) -> Result<LinearAddr, AddressFault> {
         let segment = self.segment(name);
         let more = u64::try_from(len).unwrap_or(u64::MAX).saturating_sub(1);
         let linear = match mode {
@@ -91,7 +126,7 @@ impl Segments {
             Mode::Bits32 | Mode::Bits16 => limited(segment, offset, more, access),
         };
         let fault = if name == SegmentName::Ss { AddressFault::Stack } else { AddressFault::GeneralProtection };
-        linear.ok_or(fault)
+        linear.map(LinearAddr).ok_or(fault)
     }
 }
 
@@ -110,7 +145,7 @@ fn canonical(first: u64, more: u64, address_bits: u32) -> Option<u64> {
 }
 
 /// Says whether the bits above `address_bits` repeat the highest one below.
-pub(super) const fn is_canonical(address: u64, address_bits: u32) -> bool {
+pub(crate) const fn is_canonical(address: u64, address_bits: u32) -> bool {
     let spare = 64u32.saturating_sub(address_bits) & 63;
     ((address << spare) as i64 >> spare) as u64 == address
 }

@@ -22,7 +22,8 @@ mod registers;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Access, AddressFault, Segments};
+pub(crate) use address::is_canonical;
+pub use address::{Access, AddressFault, LinearAddr, Segments};
 pub use decode::{DecodeError, MAX_LEN, decode};
 pub use operand::{Base, MemoryOperand, PortNumber, Register, SegmentName, Source, Width};
 pub use operation::{Extension, Instruction, Operation, StringForm};

@@ -20,7 +20,7 @@ fn with_ds(ds: Segment) -> Segments {
 }
 
 fn linear(ds: Segment, offset: u64, len: usize, access: Access) -> Result<u64, AddressFault> {
-    with_ds(ds).linear(Mode::Bits32, 48, SegmentName::Ds, offset, len, access)
+    with_ds(ds).linear(Mode::Bits32, 48, SegmentName::Ds, offset, len, access).map(LinearAddr::as_u64)
 }
 
 const REFUSED: Result<u64, AddressFault> = Err(AddressFault::GeneralProtection);
@@ -66,7 +66,7 @@ fn the_code_segment_tells_the_mode() {
 fn long_mode_uses_the_bases_of_fs_and_gs_only() {
     let any = segment(DATA, 1, 0x1000, 0);
     let segments = Segments { es: any, cs: any, ss: any, ds: any, fs: any, gs: any };
-    let linear = |name| segments.linear(Mode::Bits64, 48, name, 0x5000, 8, Access::Write);
+    let linear = |name| segments.linear(Mode::Bits64, 48, name, 0x5000, 8, Access::Write).map(LinearAddr::as_u64);
     for name in [SegmentName::Es, SegmentName::Cs, SegmentName::Ss, SegmentName::Ds] {
         assert_eq!(linear(name), Ok(0x5000));
     }
@@ -77,7 +77,9 @@ fn long_mode_uses_the_bases_of_fs_and_gs_only() {
 
 #[test]
 fn long_mode_addresses_have_to_be_canonical_up_to_the_last_byte() {
-    let at = |name, bits, offset, len| Segments::default().linear(Mode::Bits64, bits, name, offset, len, Access::Read);
+    let at = |name, bits, offset, len| {
+        Segments::default().linear(Mode::Bits64, bits, name, offset, len, Access::Read).map(LinearAddr::as_u64)
+    };
     assert_eq!(at(SegmentName::Ds, 48, 0x7fff_ffff_fff8, 8), Ok(0x7fff_ffff_fff8));
     assert_eq!(at(SegmentName::Ds, 48, 0x7fff_ffff_fff9, 8), REFUSED);
     assert_eq!(at(SegmentName::Ss, 48, 0x7fff_ffff_fff9, 8), Err(AddressFault::Stack));
