@@ -110,6 +110,11 @@ impl<P: Port, M: GuestMemory> GuestSide<P, M> {
         Ok(())
     }
 
+    /// The way to the host, together with the port it needs. To end the VM there is [`terminate`](Self::terminate).
+    pub fn host(&mut self) -> (&mut Host<M>, &mut P) {
+        (&mut self.host, &mut self.port)
+    }
+
     /// Ends the whole VM. Does not come back, whatever the host does.
     pub fn terminate(&mut self, reason: TerminateReason) -> ! {
         if let Some(channel) = &mut self.channel {

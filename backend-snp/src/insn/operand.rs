@@ -84,8 +84,9 @@ pub enum PortNumber {
     Dx,
 }
 
-/// A segment register, numbered as in the ABI of segment fields.
+/// A segment register, by its number in encodings and in [`IoioInfo`](crate::abi::nae::IoioInfo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum SegmentName {
     /// ES.
     Es = 0,

@@ -6,7 +6,7 @@ use super::fetch::PAGE;
 use super::space::AddressSpace;
 use super::stop::{Run, Step};
 use crate::abi::nae::MAX_DATA_BYTES;
-use crate::host::{AddressSize, PortAccess, PortSize, Segment};
+use crate::host::{AddressSize, PortAccess, PortSize};
 use crate::insn::{Access, Gpr, LinearAddr, Mode, PortNumber, Register, Registers, SegmentName, StringForm, Width};
 
 pub(super) fn read<E: Events>(context: &mut VcContext, port: PortNumber, width: Width, events: &mut E) -> Run<()> {
@@ -76,7 +76,7 @@ pub(super) fn write_string<A: AddressSpace, E: Events>(
         return Ok(Step::Finished);
     }
     let access = access(context, PortNumber::Dx, width, form.address);
-    events.port_out_string(access, segment(form.segment), bytes)?;
+    events.port_out_string(access, form.segment, bytes)?;
     Ok(cursor.advance(context, loaded))
 }
 
@@ -177,16 +177,5 @@ const fn code_size(context: &VcContext) -> Width {
         Mode::Bits64 => Width::Qword,
         Mode::Bits32 => Width::Dword,
         Mode::Bits16 => Width::Word,
-    }
-}
-
-const fn segment(name: SegmentName) -> Segment {
-    match name {
-        SegmentName::Es => Segment::Es,
-        SegmentName::Cs => Segment::Cs,
-        SegmentName::Ss => Segment::Ss,
-        SegmentName::Ds => Segment::Ds,
-        SegmentName::Fs => Segment::Fs,
-        SegmentName::Gs => Segment::Gs,
     }
 }

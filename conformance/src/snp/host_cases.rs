@@ -8,6 +8,7 @@
 //! | `ghcb` | answers in the GHCB page, and what L1 shows there |
 //! | `messages` | guest messages and reports |
 //! | `rmp` | what the reverse map table has to stop |
+//! | `vc` | #VC: instructions done with the host's help |
 
 mod events;
 mod ghcb;
@@ -15,6 +16,7 @@ mod messages;
 mod pages;
 mod rmp;
 mod start;
+mod vc;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -69,6 +71,7 @@ pub(super) fn cases() -> Vec<Case<Snp>> {
     all.extend(ghcb::cases());
     all.extend(messages::cases());
     all.extend(rmp::cases());
+    all.extend(vc::cases());
     all
 }
 

@@ -8,6 +8,9 @@ use crate::host::GhcbPage;
 use crate::host::request::{Fields, Request};
 use crate::instr::Port;
 
+/// Segment of the memory operand of a string form: always ES for INS, DS for OUTS without an override.
+pub use crate::insn::SegmentName as Segment;
+
 /// Size of one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortSize {
@@ -49,24 +52,6 @@ pub enum AddressSize {
     Bits32,
     /// 64 bits.
     Bits64,
-}
-
-/// Segment of the memory operand of a string form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Segment {
-    /// ES: always that of INS.
-    Es = 0,
-    /// CS.
-    Cs = 1,
-    /// SS.
-    Ss = 2,
-    /// DS: that of OUTS without an override.
-    Ds = 3,
-    /// FS.
-    Fs = 4,
-    /// GS.
-    Gs = 5,
 }
 
 /// Which port is accessed, and how.
