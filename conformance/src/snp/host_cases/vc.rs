@@ -46,7 +46,7 @@ pub(super) fn cases() -> Vec<Case<Snp>> {
         case!(
             "H1-vc-false-exits",
             "H1",
-            ["GH-10", "GH-11"],
+            ["GH-10", "GH-11", "EV-03"],
             HostileHost,
             "an error code of #VC that the instruction does not have changes nothing and makes no exit, at VMPL0 and in a guest",
             false_exits
