@@ -15,6 +15,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod certificates;
 pub mod cpuid;
 pub mod error;
 pub mod features;

@@ -17,6 +17,22 @@ use crate::abi::rmp::{PvalidateCode, RmpAttributes, RmpCode};
 use crate::abi::vmpl::Vmpl;
 use crate::instr::{CallFrame, Fault, Invlpgb, Page, PageSize, Port, PvalidateOp, PvalidateResult, RmpQueryResult};
 
+/// Fails to compile when a type implements a trait that it must not: the function is then there twice.
+macro_rules! assert_not_impl {
+    ($Type:ty: $Trait:path) => {
+        const _: fn() = || {
+            trait Once<A> {
+                fn there() {}
+            }
+            impl<T: ?Sized> Once<()> for T {}
+            struct Implements;
+            impl<T: ?Sized + $Trait> Once<Implements> for T {}
+            let _ = <$Type as Once<_>>::there;
+        };
+    };
+}
+pub(crate) use assert_not_impl;
+
 /// Bytes of the memory, from address 0.
 pub(crate) const RAM: usize = 1 << 20;
 

@@ -2,8 +2,6 @@
 //!
 //! Source: 56860, `facts/guest_request.csv`.
 
-use core::fmt;
-
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use zeroize::Zeroize;
 
@@ -128,7 +126,22 @@ layout! { KeyRequest: 0x28 {
     launch_mit_vector @ 0x20,
 } }
 
-/// Answer to a [`KeyRequest`]. Prints no key and wipes it when dropped.
+impl KeyRequest {
+    /// Makes a request for a key of `vmpl` and `root`, with nothing mixed in.
+    pub const fn new(root: RootKeySelect, vmpl: super::vmpl::Vmpl) -> Self {
+        Self {
+            root_key_select: root,
+            _reserved_0x04: 0,
+            guest_field_select: GuestFieldSelect::empty(),
+            vmpl: vmpl.number() as u32,
+            guest_svn: 0,
+            tcb_version: 0,
+            launch_mit_vector: 0,
+        }
+    }
+}
+
+/// Answer to a [`KeyRequest`]. Neither `Copy` nor `Debug`, and the key is wiped when dropped.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct KeyResponse {
@@ -144,12 +157,6 @@ layout! { KeyResponse: 0x40 {
     _reserved_0x04 @ 0x04,
     derived_key @ 0x20,
 } }
-
-impl fmt::Debug for KeyResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyResponse").field("status", &self.status).finish_non_exhaustive()
-    }
-}
 
 impl Drop for KeyResponse {
     fn drop(&mut self) {

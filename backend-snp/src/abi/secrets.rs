@@ -11,19 +11,13 @@ use super::vmpl::Vmpl;
 
 /// The key of one level for messages to the firmware: AES-256. All zero means disabled.
 ///
-/// It is not `Copy`, prints nothing, and is wiped when dropped.
+/// Neither `Copy` nor `Debug`, and wiped when dropped.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(transparent)]
 pub struct Vmpck(
     /// The key.
     pub [u8; 32],
 );
-
-impl fmt::Debug for Vmpck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Vmpck(..)")
-    }
-}
 
 impl Zeroize for Vmpck {
     fn zeroize(&mut self) {
@@ -140,6 +134,9 @@ layout! { SecretsPage: 0x1000 {
 } }
 
 impl SecretsPage {
+    /// Versions of the layout that are known.
+    pub const VERSIONS: core::ops::RangeInclusive<u32> = 2..=4;
+
     /// Returns the key of `level`.
     pub const fn vmpck(&self, level: Vmpl) -> &Vmpck {
         match level.number() {
@@ -204,7 +201,7 @@ mod tests {
         let mut page = SecretsPage::read_from_bytes(&[0; 0x1000]).unwrap();
         page.vmpck0.0 = [0xaa; 32];
         let mut found = Found(false);
-        write!(found, "{page:?} {:?} {:x?}", page.vmpck0, page).unwrap();
+        write!(found, "{page:?} {page:x?}").unwrap();
         assert!(!found.0);
     }
 }

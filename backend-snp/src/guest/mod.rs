@@ -12,12 +12,9 @@ mod port;
 #[cfg(test)]
 mod tests;
 
-use coco_part_api::{GuestLevel, GuestMemory, RangeError, VcpuId};
+use coco_part_api::{GuestLevel, GuestMemory, VcpuId};
 use x86_64::structures::paging::PhysFrame;
-use zerocopy::{FromZeros, IntoBytes};
-use zeroize::Zeroize;
 
-use crate::abi::secrets::SecretsPage;
 use crate::abi::sev_features::SevFeatures;
 use crate::abi::terminate::TerminateReason;
 use crate::abi::vmpl::Vmpl;
@@ -82,30 +79,7 @@ impl<P: Port, M: GuestMemory> GuestSide<P, M> {
     /// [`SnpError::ChannelClosed`] when the page has no key of this level (any more), [`SnpError::Range`] for two equal
     /// pages, [`SnpError::Memory`].
     pub fn open_channel(&mut self, secrets: PhysFrame, pages: MessagePages) -> Result<(), SnpError> {
-        let at = secrets.start_address();
-        // Read in place and wiped when dropped, so that no key stays on the stack.
-        let mut page = SecretsPage::new_zeroed();
-        self.private.read(at, page.as_mut_bytes()).map_err(SnpError::memory(at))?;
-        let (low, high) = match self.level {
-            GuestLevel::ONE => (page.os_msg_seqno_1_lo, page.os_msg_seqno_1_hi),
-            GuestLevel::TWO => (page.os_msg_seqno_2_lo, page.os_msg_seqno_2_hi),
-            _ => (page.os_msg_seqno_3_lo, page.os_msg_seqno_3_hi),
-        };
-        let last = u64::from(high) << 32 | u64::from(low);
-        let key = page.vmpck_mut(self.vmpl);
-        let offset = VMPCK0_OFFSET + VMPCK_LEN * u64::from(self.vmpl.number());
-        let place = coco_part_api::memory::offset(at, offset);
-        let place = place.ok_or(SnpError::Range(RangeError::Wraps { at, len: offset }))?;
-        // Out of the page first: a failure may lose the key, but never leaves two users.
-        let wiped = self.private.write(place, &[0; VMPCK_LEN as usize]).map_err(SnpError::memory(place));
-        if let Err(error) = wiped {
-            key.zeroize();
-            return Err(error);
-        }
-        let channel = Channel::new(key, self.vmpl, last, self.shared.clone(), pages);
-        if !channel.is_open() {
-            return Err(SnpError::ChannelClosed);
-        }
+        let channel = Channel::open(&self.private, secrets, self.vmpl, self.shared.clone(), pages)?;
         self.channel = Some(channel);
         Ok(())
     }
@@ -113,6 +87,18 @@ impl<P: Port, M: GuestMemory> GuestSide<P, M> {
     /// The way to the host, together with the port it needs. To end the VM there is [`terminate`](Self::terminate).
     pub fn host(&mut self) -> (&mut Host<M>, &mut P) {
         (&mut self.host, &mut self.port)
+    }
+
+    /// Speaks on the channel: for an extended report, a derived key, the values of the secure TSC.
+    ///
+    /// # Errors
+    /// [`SnpError::ChannelClosed`] when this vCPU has no channel; those of `speak`.
+    pub fn with_channel<T>(
+        &mut self,
+        speak: impl FnOnce(&mut Channel<M>, &mut P, &mut Host<M>) -> Result<T, SnpError>,
+    ) -> Result<T, SnpError> {
+        let channel = self.channel.as_mut().ok_or(SnpError::ChannelClosed)?;
+        speak(channel, &mut self.port, &mut self.host)
     }
 
     /// Ends the whole VM. Does not come back, whatever the host does.
@@ -123,11 +109,3 @@ impl<P: Port, M: GuestMemory> GuestSide<P, M> {
         self.host.terminate(&mut self.port, reason)
     }
 }
-
-/// Offset of the key of VMPL0 in the secrets page; the others follow.
-const VMPCK0_OFFSET: u64 = 0x20;
-/// Bytes of a key.
-const VMPCK_LEN: u64 = 32;
-
-const _: () = assert!(core::mem::offset_of!(SecretsPage, vmpck0) as u64 == VMPCK0_OFFSET);
-const _: () = assert!(core::mem::offset_of!(SecretsPage, vmpck3) as u64 == VMPCK0_OFFSET + 3 * VMPCK_LEN);

@@ -76,8 +76,13 @@ impl Placement {
 }
 
 /// Checks a private copy of the page.
+///
+/// Every known version has the fields that are read here; what another one has there nobody knows.
 fn check(page: &SecretsPage) -> Result<(GuestLevel, PhysFrame, FrameRange), SnpError> {
     let bad = |field| SnpError::BadSecrets { field };
+    if !SecretsPage::VERSIONS.contains(&page.version) {
+        return Err(bad("version"));
+    }
     if page.svsm_size == 0 {
         return Err(SnpError::NoSvsm);
     }

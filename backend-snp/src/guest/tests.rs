@@ -25,6 +25,7 @@ const GHCB: u64 = 0x4000;
 /// The secrets page of a guest at `vmpl`, as L1 fills it.
 fn secrets(memory: &Memory, vmpl: u8) {
     let at = SECRETS as usize;
+    memory.bytes()[at] = 3;
     memory.set_word(at + offset_of!(SecretsPage, svsm_base), 0x8_0000);
     memory.set_word(at + offset_of!(SecretsPage, svsm_size), 0x1_0000);
     memory.set_word(at + offset_of!(SecretsPage, svsm_caa), CALL_AREA);
@@ -101,7 +102,11 @@ fn a_probe_that_tells_nothing_is_an_error() {
 fn refuses_secrets_that_cannot_be() {
     type Change = fn(&Memory, usize);
     let bad = |field| SnpError::BadSecrets { field };
-    let cases: [(Change, SnpError); 9] = [
+    let cases: [(Change, SnpError); 13] = [
+        (|memory, at| memory.bytes()[at] = 0, bad("version")),
+        (|memory, at| memory.bytes()[at] = 1, bad("version")),
+        (|memory, at| memory.bytes()[at] = 5, bad("version")),
+        (|memory, at| memory.bytes()[at + 3] = 1, bad("version")),
         (|memory, at| memory.set_word(at + 0x148, 0), SnpError::NoSvsm),
         (|memory, at| memory.bytes()[at + 0x15c] = 0, bad("svsm_guest_vmpl")),
         (|memory, at| memory.bytes()[at + 0x15c] = 4, bad("svsm_guest_vmpl")),

@@ -2,36 +2,37 @@
 //!
 //! Rule A2 decides everything here. The message number is the IV, so a number is spent the moment a request is encrypted
 //! with it. The host may lose, repeat, delay or deny the message; whether the firmware saw it is then unknown. While the
-//! host only says "busy" the same ciphertext goes out again, a bounded number of times. After anything else that leaves
-//! doubt the key is wiped and the channel is closed for good: no number ever meets a second plaintext.
+//! host only says "busy" the same ciphertext goes out again, a bounded number of times; when it wants more room for
+//! certificates, the same ciphertext goes out without asking for them. After anything else that leaves doubt the key is
+//! wiped and the channel is closed for good: no number ever meets a second plaintext.
 //!
 //! Requests are built and encrypted in private memory and copied to the shared page; a response is copied out once and
 //! checked and decrypted on the copy (GR-07, GR-08). One object uses one key (GR-11).
 //!
+//! What can be asked: [`Channel::report`], [`Channel::extended_report`], [`Channel::derived_key`], [`Channel::tsc_info`].
+//! The other message types of the table belong to migration agents and are not spoken here.
+//!
 //! Source: 56860, fact table `guest_request`.
 
+mod derived;
+mod exchange;
+mod key;
+mod report;
 mod seal;
 #[cfg(test)]
 mod tests;
 
 use coco_part_api::{FrameRange, GuestMemory, RangeError};
 use x86_64::structures::paging::PhysFrame;
-use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroize;
 
-use crate::abi::firmware_status::{FirmwareStatus, GuestRequestStatus, VmmError};
-use crate::abi::guest_messages::{KeySelect, ReportRequest, ReportResponse};
-use crate::abi::guest_request::{GuestMessage, MessageType};
-use crate::abi::report::AttestationReport;
 use crate::abi::secrets::Vmpck;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
-use crate::host::Host;
-use crate::instr::Port;
-use seal::Numbers;
 
-/// Bytes of an attestation report.
-pub const REPORT_LEN: usize = size_of::<AttestationReport>();
+pub use derived::{DerivedKey, TscInfo};
+pub use key::take_key;
+pub use report::{Certificates, ExtendedReport, REPORT_LEN};
 
 /// How often a request is sent when the host says "busy" and nothing else was asked for.
 pub const BUSY_TRIES: u32 = 64;
@@ -54,6 +55,14 @@ impl MessagePages {
         }
         Ok(Self { request, response })
     }
+
+    /// Fails when one of the pages is part of `range`.
+    fn keep_clear_of(&self, range: FrameRange) -> Result<(), SnpError> {
+        match [self.request, self.response].into_iter().find(|page| range.overlaps(FrameRange::of(*page))) {
+            Some(page) => Err(RangeError::Overlap { at: page.start_address() }.into()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A channel under the key of one level. Not `Copy`, not `Debug`; the key is wiped when the channel closes or is dropped.
@@ -71,6 +80,25 @@ pub struct Channel<M: GuestMemory> {
 }
 
 impl<M: GuestMemory> Channel<M> {
+    /// Takes the key of `number` out of the secrets page at `secrets` in `private` memory and opens a channel with it; the
+    /// key in the page is zero afterwards. A level may speak on every key that its secrets page holds. The channel goes on
+    /// behind the message number that the page says was used last.
+    ///
+    /// # Errors
+    /// [`SnpError::ChannelClosed`] when the page has no such key (any more), [`SnpError::Range`], [`SnpError::Memory`].
+    pub fn open(
+        private: &M,
+        secrets: PhysFrame,
+        number: Vmpl,
+        shared: M,
+        pages: MessagePages,
+    ) -> Result<Self, SnpError> {
+        let mut key = Vmpck([0; 32]);
+        let last = take_key(private, secrets, number, &mut key)?;
+        let channel = Self::new(&mut key, number, last, shared, pages);
+        if channel.is_open() { Ok(channel) } else { Err(SnpError::ChannelClosed) }
+    }
+
     /// Takes the key of `number` for a channel; `key` is zero afterwards, so that there is no second user. `last` is the
     /// last message number that was used with it, 0 for a fresh key.
     ///
@@ -112,102 +140,5 @@ impl<M: GuestMemory> Channel<M> {
     pub fn put_back(self, key: &mut Vmpck) -> u64 {
         key.0.copy_from_slice(&self.key.0);
         self.last
-    }
-
-    /// Gets an attestation report over `data` that names `vmpl`: the channel's own level or a less privileged one.
-    ///
-    /// The report is the firmware's, proved by the key, and its report data and VMPL are those asked for (GR-14). Its
-    /// signature is for the verifier to check.
-    ///
-    /// # Errors
-    /// [`SnpError::NoGhcbPage`]: nothing was sent. [`SnpError::Firmware`]: the firmware refused, and the channel goes on.
-    /// Everything else closes the channel: [`SnpError::GuestRequest`], [`SnpError::BadResponse`],
-    /// [`SnpError::NotAuthentic`], [`SnpError::Memory`], the answer errors of the host channel; then
-    /// [`SnpError::ChannelClosed`].
-    pub fn report<P: Port>(
-        &mut self,
-        port: &mut P,
-        host: &mut Host<M>,
-        data: &[u8; 64],
-        vmpl: Vmpl,
-    ) -> Result<[u8; REPORT_LEN], SnpError> {
-        host.page()?;
-        let request = ReportRequest::new(*data, vmpl, KeySelect::ANY);
-        let mut response = ReportResponse::new_zeroed();
-        let len = self.exchange(port, host, MessageType::REPORT_REQ, request.as_bytes(), response.as_mut_bytes())?;
-        if response.status != FirmwareStatus::SUCCESS {
-            return Err(SnpError::Firmware { status: response.status.0 });
-        }
-        let checks = [
-            (len == size_of::<ReportResponse>(), "msg_size"),
-            (usize::try_from(response.report_size) == Ok(REPORT_LEN), "report_size"),
-            (response.report.report_data == *data, "report_data"),
-            (response.report.vmpl == u32::from(vmpl.number()), "vmpl"),
-        ];
-        if let Some((_, field)) = checks.into_iter().find(|(sound, _)| !sound) {
-            self.close();
-            return Err(SnpError::BadResponse { field });
-        }
-        let mut report = [0; REPORT_LEN];
-        report.copy_from_slice(response.report.as_bytes());
-        Ok(report)
-    }
-
-    /// One request and its response; gives the bytes of the response's payload. Any error closes the channel.
-    fn exchange<P: Port>(
-        &mut self,
-        port: &mut P,
-        host: &mut Host<M>,
-        kind: MessageType,
-        request: &[u8],
-        response: &mut [u8],
-    ) -> Result<usize, SnpError> {
-        let outcome = self.try_exchange(port, host, kind, request, response);
-        if outcome.is_err() {
-            self.close();
-        }
-        outcome
-    }
-
-    fn try_exchange<P: Port>(
-        &mut self,
-        port: &mut P,
-        host: &mut Host<M>,
-        kind: MessageType,
-        request: &[u8],
-        response: &mut [u8],
-    ) -> Result<usize, SnpError> {
-        if !self.is_open {
-            return Err(SnpError::ChannelClosed);
-        }
-        // Both numbers have to exist before the first is used (GR-06).
-        let numbers = Numbers::after(self.last, self.number).ok_or(SnpError::ChannelClosed)?;
-        let mut page = GuestMessage::new_zeroed();
-        seal::encrypt(&self.key, &numbers, kind, request, &mut page)?;
-        // Spent from here on, whatever happens.
-        self.last = numbers.response;
-        self.send(port, host, &page)?;
-        let at = self.pages.response.start_address();
-        self.memory.read(at, page.as_mut_bytes()).map_err(SnpError::memory(at))?;
-        seal::decrypt(&self.key, &numbers, kind, &mut page, response)
-    }
-
-    /// Has the host carry the message until it says something else than "busy". The bytes are the same every time.
-    fn send<P: Port>(&mut self, port: &mut P, host: &mut Host<M>, page: &GuestMessage) -> Result<(), SnpError> {
-        let MessagePages { request, response } = self.pages;
-        let mut status = GuestRequestStatus::from_bits_retain(0);
-        for _ in 0..self.busy_tries {
-            let at = response.start_address();
-            self.memory.zero(FrameRange::of(response)).map_err(SnpError::memory(at))?;
-            let at = request.start_address();
-            self.memory.write(at, page.as_bytes()).map_err(SnpError::memory(at))?;
-            status = host.guest_request(port, request, response)?;
-            match (status.vmm(), status.firmware()) {
-                (VmmError::SUCCESS, FirmwareStatus::SUCCESS) => return Ok(()),
-                (VmmError::BUSY, _) => port.pause(),
-                _ => break,
-            }
-        }
-        Err(SnpError::GuestRequest { host: status.vmm().0, firmware: status.firmware().0 })
     }
 }

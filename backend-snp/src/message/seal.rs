@@ -3,13 +3,12 @@
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use zerocopy::IntoBytes;
 
-use crate::abi::guest_request::{AeadAlgorithm, GuestMessage, MessageHeader, MessageType};
+use super::exchange::Request;
+use crate::abi::guest_request::{AeadAlgorithm, GuestMessage, MessageHeader};
 use crate::abi::secrets::Vmpck;
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
 
-/// Version of the payloads in use.
-const MSG_VERSION: u8 = 1;
 /// Bytes that every response payload has: status and reserved words.
 const SHORTEST: usize = 0x20;
 
@@ -35,10 +34,10 @@ impl Numbers {
 pub(super) fn encrypt(
     key: &Vmpck,
     numbers: &Numbers,
-    kind: MessageType,
-    payload: &[u8],
+    request: &Request<'_>,
     page: &mut GuestMessage,
 ) -> Result<(), SnpError> {
+    let Request { kind, version, payload, .. } = *request;
     let too_small = SnpError::BufferTooSmall { needed: payload.len(), given: page.payload.len() };
     let GuestMessage { header, payload: text } = page;
     let text = text.get_mut(..payload.len()).ok_or(too_small)?;
@@ -48,10 +47,10 @@ pub(super) fn encrypt(
     header.hdr_version = MessageHeader::VERSION;
     header.hdr_size = MessageHeader::SIZE;
     header.msg_type = kind;
-    header.msg_version = MSG_VERSION;
+    header.msg_version = version;
     header.msg_size = u16::try_from(payload.len()).map_err(|_| too_small)?;
     header.msg_vmpck = numbers.key;
-    let tag = Aes256Gcm::new(&key.0.into())
+    let tag = Aes256Gcm::new((&key.0).into())
         .encrypt_inout_detached(&header.iv().into(), header.additional_data(), text.into())
         .map_err(|_| too_small)?;
     for (byte, value) in header.authtag.iter_mut().zip(tag) {
@@ -67,7 +66,7 @@ pub(super) fn encrypt(
 pub(super) fn decrypt(
     key: &Vmpck,
     numbers: &Numbers,
-    kind: MessageType,
+    request: &Request<'_>,
     page: &mut GuestMessage,
     out: &mut [u8],
 ) -> Result<usize, SnpError> {
@@ -77,8 +76,8 @@ pub(super) fn decrypt(
         (header.algo == AeadAlgorithm::AES_256_GCM, "algo"),
         (header.hdr_version == MessageHeader::VERSION, "hdr_version"),
         (header.hdr_size == MessageHeader::SIZE, "hdr_size"),
-        (Some(header.msg_type.0) == kind.0.checked_add(1), "msg_type"),
-        (header.msg_version == MSG_VERSION, "msg_version"),
+        (Some(header.msg_type.0) == request.kind.0.checked_add(1), "msg_type"),
+        (header.msg_version == request.version, "msg_version"),
         (header.msg_seqno == numbers.response, "msg_seqno"),
         (header.msg_vmpck == numbers.key, "msg_vmpck"),
         ((SHORTEST..=out.len()).contains(&len), "msg_size"),
@@ -89,7 +88,7 @@ pub(super) fn decrypt(
     let size = SnpError::BadResponse { field: "msg_size" };
     let (text, out) = (payload.get_mut(..len).ok_or(size)?, out.get_mut(..len).ok_or(size)?);
     let tag: &[u8; MessageHeader::TAG_LEN] = header.authtag.first_chunk().ok_or(SnpError::NotAuthentic)?;
-    Aes256Gcm::new(&key.0.into())
+    Aes256Gcm::new((&key.0).into())
         .decrypt_inout_detached(&header.iv().into(), header.additional_data(), text.into(), &(*tag).into())
         .map_err(|_| SnpError::NotAuthentic)?;
     out.copy_from_slice(text.as_bytes());

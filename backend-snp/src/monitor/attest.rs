@@ -1,20 +1,16 @@
 //! Evidence: attestation reports that name a level, under the key of VMPL0.
 
-use core::mem::offset_of;
-
-use coco_part_api::memory::offset;
-use coco_part_api::{
-    Attest, AttestFor, Binding, DataForm, Evidence, GuestLevel, GuestMemory, Level, RangeError, report_data,
-};
+use coco_part_api::{Attest, AttestFor, Binding, DataForm, Evidence, GuestLevel, GuestMemory, Level, report_data};
 use spin::MutexGuard;
 use zeroize::Zeroize;
 
 use super::shared::{ChannelLock, MessageKey};
 use super::{L1, vmpl};
-use crate::abi::secrets::{SecretsPage, Vmpck};
+use crate::abi::secrets::Vmpck;
 use crate::error::SnpError;
+use crate::host::Host;
 use crate::instr::{Port, Vmpl};
-use crate::message::{Channel, MessagePages, REPORT_LEN};
+use crate::message::{Channel, MessagePages, REPORT_LEN, take_key};
 
 /// How often another vCPU's message is waited for. It may take long: the host carries it.
 const TRIES: u32 = 64;
@@ -53,19 +49,32 @@ impl<P: Port, M: GuestMemory> AttestFor for L1<'_, P, M> {
 }
 
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {
-    fn report(&mut self, data: &[u8; 64], vmpl: Vmpl, out: &mut [u8]) -> Result<usize, SnpError> {
-        let given = out.len();
-        let too_small = SnpError::BufferTooSmall { needed: REPORT_LEN, given };
-        let out = out.get_mut(..REPORT_LEN).ok_or(too_small)?;
+    /// Speaks with the firmware under the key of VMPL0: for an extended report, a derived key, the values of the secure TSC.
+    ///
+    /// # Errors
+    /// [`SnpError::ChannelBusy`] while another vCPU uses the key, [`SnpError::ChannelClosed`] when it is gone; those of
+    /// `speak`.
+    pub fn with_channel<T>(
+        &mut self,
+        speak: impl FnOnce(&mut Channel<M>, &mut P, &mut Host<M>) -> Result<T, SnpError>,
+    ) -> Result<T, SnpError> {
         let pages = MessagePages::new(self.request, self.response)?;
         let lock = self.channel;
         let mut guard = lock_in_time(lock, &mut self.port).ok_or(SnpError::ChannelBusy)?;
         let shared = guard.as_mut().ok_or(SnpError::ChannelClosed)?;
         let memory = self.shared_memory.clone();
         let mut channel = Channel::new(&mut shared.key, Vmpl::VMPL0, shared.last, memory, pages);
-        let report = channel.report(&mut self.port, &mut self.host, data, vmpl);
+        let outcome = speak(&mut channel, &mut self.port, &mut self.host);
         shared.last = channel.put_back(&mut shared.key);
-        out.copy_from_slice(&report?);
+        outcome
+    }
+
+    fn report(&mut self, data: &[u8; 64], vmpl: Vmpl, out: &mut [u8]) -> Result<usize, SnpError> {
+        let given = out.len();
+        let too_small = SnpError::BufferTooSmall { needed: REPORT_LEN, given };
+        let out = out.get_mut(..REPORT_LEN).ok_or(too_small)?;
+        let report = self.with_channel(|channel, port, host| channel.report(port, host, data, vmpl))?;
+        out.copy_from_slice(&report);
         Ok(REPORT_LEN)
     }
 }
@@ -94,22 +103,15 @@ pub(super) fn close_channel<P: Port, M: GuestMemory>(l1: &mut L1<'_, P, M>) {
 pub(super) fn open_channel<P: Port, M: GuestMemory>(l1: &L1<'_, P, M>) -> Result<(), SnpError> {
     let Some(mut guard) = l1.channel.try_lock() else { return Ok(()) };
     if guard.is_none() {
-        let page = l1.secrets.start_address();
-        let place = |field: usize| offset(page, field as u64).ok_or(RangeError::OutsideMap { at: page });
-        let number = |field: usize| {
-            let at = place(field)?;
-            l1.memory.read_value::<u32>(at).map(u64::from).map_err(SnpError::memory(at))
-        };
-        let low = number(offset_of!(SecretsPage, os_msg_seqno_0_lo))?;
-        let high = number(offset_of!(SecretsPage, os_msg_seqno_0_hi))?;
-        let at = place(offset_of!(SecretsPage, vmpck0))?;
-        // Read where it is to stay: a move would leave a copy on the stack.
-        let shared = guard.insert(MessageKey { key: Vmpck([0; 32]), last: high << 32 | low });
-        let taken = l1.memory.read(at, &mut shared.key.0).and_then(|()| l1.memory.write(at, &[0; 32]));
-        if let Err(fault) = taken {
-            // Wiped as it is dropped; the next vCPU to start tries again.
-            *guard = None;
-            return Err(SnpError::memory(at)(fault));
+        // Filled where it is to stay: a move would leave a copy on the stack.
+        let shared = guard.insert(MessageKey { key: Vmpck([0; 32]), last: 0 });
+        match take_key(&l1.memory, l1.secrets, Vmpl::VMPL0, &mut shared.key) {
+            Ok(last) => shared.last = last,
+            Err(error) => {
+                // The next vCPU to start tries again.
+                *guard = None;
+                return Err(error);
+            }
         }
     }
     Ok(())

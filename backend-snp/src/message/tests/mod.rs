@@ -1,4 +1,6 @@
+mod a2;
 mod bench;
+mod kinds;
 
 use std::vec::Vec;
 
