@@ -11,6 +11,8 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "verify")]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -18,6 +20,7 @@ pub mod abi;
 pub mod certificates;
 pub mod cpuid;
 pub mod error;
+pub mod evidence;
 pub mod features;
 pub mod guest;
 pub mod host;
@@ -28,6 +31,8 @@ pub mod monitor;
 #[cfg(test)]
 mod testing;
 pub mod vc;
+#[cfg(feature = "verify")]
+pub mod verify;
 pub mod vmsa_image;
 
 pub use error::SnpError;

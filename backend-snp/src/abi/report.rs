@@ -293,6 +293,13 @@ layout! { Signature: 0x200 {
     _reserved_0x090 @ 0x090,
 } }
 
+impl Signature {
+    /// Says whether the bytes behind both numbers are zero.
+    pub fn has_zero_reserved(&self) -> bool {
+        self._reserved_0x090.iter().all(|&byte| byte == 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
