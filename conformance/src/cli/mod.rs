@@ -2,6 +2,7 @@
 
 mod matrix;
 pub(crate) mod output;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -92,6 +93,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Verify an attestation report: a line for each check, exit status 0 only if every one passes
+    Verify(verify::Arguments),
     /// Do a piece of work whose instructions `figures` has counted
     #[command(hide = true)]
     Count {
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Some(Command::Replay { seed, write }) => replay::print(seed, write.as_deref()),
         Some(Command::Table { json }) => print_table(&json),
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
+        Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };
     match done {

@@ -7,11 +7,13 @@
 //! | `events` | every event of the GHCB page |
 //! | `ghcb` | answers in the GHCB page, and what L1 shows there |
 //! | `messages` | guest messages and reports |
+//! | `message_kinds` | messages of every kind, and certificates |
 //! | `rmp` | what the reverse map table has to stop |
 //! | `vc` | #VC: instructions done with the host's help |
 
 mod events;
 mod ghcb;
+mod message_kinds;
 mod messages;
 mod pages;
 mod rmp;
@@ -70,6 +72,7 @@ pub(super) fn cases() -> Vec<Case<Snp>> {
     all.extend(events::cases());
     all.extend(ghcb::cases());
     all.extend(messages::cases());
+    all.extend(message_kinds::cases());
     all.extend(rmp::cases());
     all.extend(vc::cases());
     all

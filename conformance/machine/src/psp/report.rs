@@ -21,6 +21,8 @@ pub const SIGNED_LEN: usize = 0x2a0;
 /// Layout version of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReportVersion {
+    /// Version 2: names no processor.
+    V2,
     /// Version 3: has family, model and stepping.
     #[default]
     V3,
@@ -43,7 +45,8 @@ pub(super) fn make(
     let mut report = [0; REPORT_LEN];
     let bytes = &mut report[..];
     let number = match version {
-        ReportVersion::V3 => 3u32,
+        ReportVersion::V2 => 2u32,
+        ReportVersion::V3 => 3,
         ReportVersion::V5 => 5,
     };
     put(bytes, 0x000, &number.to_le_bytes());
@@ -59,7 +62,9 @@ pub(super) fn make(
     // No migration agent.
     put(bytes, 0x160, &[0xff; 32]);
     put(bytes, 0x180, &REPORTED_TCB.to_bytes());
-    put(bytes, 0x188, &[CPUID_FAMILY, CPUID_MODEL, CPUID_STEPPING]);
+    if version != ReportVersion::V2 {
+        put(bytes, 0x188, &[CPUID_FAMILY, CPUID_MODEL, CPUID_STEPPING]);
+    }
     put(bytes, 0x1a0, &CHIP_ID);
     put(bytes, 0x1e0, &COMMITTED_TCB.to_bytes());
     put(bytes, 0x1e8, &build_minor_major(CURRENT_VERSION));
@@ -172,6 +177,14 @@ mod tests {
         assert_eq!(report[0x2d0..0x2e8], [0; 24], "R is zero-extended");
         assert_eq!(report[0x318..0x330], [0; 24], "S is zero-extended");
         assert_eq!(report[0x330..0x4a0], [0; 368]);
+    }
+
+    #[test]
+    fn version_2_names_no_processor() {
+        let v2 = make(&guest(None), &[1; 32], ReportVersion::V2, 0, &[2; 64]);
+        let v3 = make(&guest(None), &[1; 32], ReportVersion::V3, 0, &[2; 64]);
+        assert_eq!((v2[0], &v2[0x188..0x18b]), (2, &[0; 3][..]));
+        assert_eq!((&v2[4..0x188], &v2[0x18b..0x2a0]), (&v3[4..0x188], &v3[0x18b..0x2a0]));
     }
 
     #[test]
