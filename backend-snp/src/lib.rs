@@ -26,6 +26,7 @@ pub mod guest;
 pub mod host;
 pub mod insn;
 pub mod instr;
+pub mod launch;
 pub mod message;
 pub mod monitor;
 #[cfg(test)]

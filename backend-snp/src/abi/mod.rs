@@ -25,6 +25,7 @@ pub mod ghcb_msr;
 pub mod guest_messages;
 pub mod guest_request;
 pub mod invlpgb;
+pub mod launch;
 pub mod layout;
 pub mod nae;
 pub mod page;

@@ -6,6 +6,7 @@ mod compare;
 mod cpuid_leaves;
 mod ghcb_msr;
 mod instructions;
+mod launch;
 mod layouts;
 mod start_values;
 mod table;
