@@ -16,7 +16,7 @@ use crate::figures::{
 use crate::mutants;
 use crate::platform::Platform;
 use crate::runner;
-use crate::snp::{Snp, replay};
+use crate::snp::{Snp, igvm, replay};
 use crate::suite::run::{CaseReport, run_case, run_with};
 use crate::suite::{Case, Report, cases};
 use crate::table;
@@ -95,6 +95,13 @@ enum Command {
     },
     /// Verify an attestation report: a line for each check, exit status 0 only if every one passes
     Verify(verify::Arguments),
+    /// Print the launch digest of an IGVM file for SNP, and its pages by type
+    ///
+    /// The exit status is 1 if an ID block in the file expects another digest, 2 if it is no such file.
+    Measure {
+        /// The file
+        file: PathBuf,
+    },
     /// Do a piece of work whose instructions `figures` has counted
     #[command(hide = true)]
     Count {
@@ -127,6 +134,7 @@ pub fn main() -> ExitCode {
         Some(Command::Table { json }) => print_table(&json),
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
+        Some(Command::Measure { file }) => igvm::print(&file),
         Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };
     match done {

@@ -6,6 +6,7 @@
 //! | `start` | the first talk with the host, features, CPUID, termination |
 //! | `events` | every event of the GHCB page |
 //! | `ghcb` | answers in the GHCB page, and what L1 shows there |
+//! | `launch` | a launch from an IGVM file, and parameters of the host |
 //! | `messages` | guest messages and reports |
 //! | `message_kinds` | messages of every kind, and certificates |
 //! | `rmp` | what the reverse map table has to stop |
@@ -13,6 +14,7 @@
 
 mod events;
 mod ghcb;
+mod launch;
 mod message_kinds;
 mod messages;
 mod pages;
@@ -71,6 +73,7 @@ pub(super) fn cases() -> Vec<Case<Snp>> {
     all.extend(start::cases());
     all.extend(events::cases());
     all.extend(ghcb::cases());
+    all.extend(launch::cases());
     all.extend(messages::cases());
     all.extend(message_kinds::cases());
     all.extend(rmp::cases());

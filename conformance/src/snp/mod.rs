@@ -4,6 +4,7 @@ mod cases;
 mod defect;
 pub(crate) mod features;
 mod host_cases;
+pub mod igvm;
 mod model;
 mod outside;
 mod platform;

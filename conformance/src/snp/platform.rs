@@ -9,6 +9,7 @@ use machine::host::Policy;
 use machine::{Config, Machine, PageType, Vcpu, VmsaWrite, vmsa};
 
 use super::defect::Defect;
+use super::igvm::{Claims, LoadError, load};
 use super::model::SnpModel;
 use super::port::ModelPort;
 use super::sides::{early_guest_side, guest_side, l1_setup};
@@ -169,17 +170,7 @@ pub(super) fn launch_with<P: Platform<Host = Policy>>(
     features: u64,
     cpuid: &[u8; PAGE as usize],
 ) -> Machine {
-    let mut machine = Machine::new(Config {
-        ram: vec![(MONITOR, MONITOR_BYTES), (GUEST, options.guest_bytes)],
-        vcpus: options.vcpus,
-        seed: options.seed,
-        vmsa_write: if options.variant == 0 { VmsaWrite::Waits } else { VmsaWrite::Plain },
-        broken_rules: options.broken_rules.clone(),
-        trace: options.trace,
-        policy: options.host.clone(),
-        honest_host: options.host == Policy::Honest,
-        ..Config::default()
-    });
+    let mut machine = empty(options);
     let mut add = |at: u64, kind: PageType, contents: &[u8; PAGE as usize]| {
         machine.launch_page(at, kind, contents).expect("the layout names each launch page once");
     };
@@ -196,6 +187,41 @@ pub(super) fn launch_with<P: Platform<Host = Policy>>(
     }
     machine.launch_finish().expect("the launch is finished once");
     machine.host_set_launch_vmsa(Vcpu(0), MONITOR_STATE);
+    declare(&mut machine, options);
+    machine
+}
+
+/// The VM launched from an IGVM file of L1, by a host that claims this about it.
+pub(super) fn launch_from<P: Platform<Host = Policy>>(
+    options: &Options<P>,
+    file: &[u8],
+    claims: &Claims,
+) -> Result<Machine, LoadError> {
+    let mut machine = empty(options);
+    if let Some(vmsa) = load(&mut machine, file, claims)? {
+        machine.host_set_launch_vmsa(Vcpu(0), vmsa);
+    }
+    declare(&mut machine, options);
+    Ok(machine)
+}
+
+/// The machine before its launch.
+fn empty<P: Platform<Host = Policy>>(options: &Options<P>) -> Machine {
+    Machine::new(Config {
+        ram: vec![(MONITOR, MONITOR_BYTES), (GUEST, options.guest_bytes)],
+        vcpus: options.vcpus,
+        seed: options.seed,
+        vmsa_write: if options.variant == 0 { VmsaWrite::Waits } else { VmsaWrite::Plain },
+        broken_rules: options.broken_rules.clone(),
+        trace: options.trace,
+        policy: options.host.clone(),
+        honest_host: options.host == Policy::Honest,
+        ..Config::default()
+    })
+}
+
+/// Tells the oracles what is whose.
+fn declare<P: Platform<Host = Policy>>(machine: &mut Machine, options: &Options<P>) {
     machine.declare_monitor_pages(MONITOR, MONITOR_BYTES);
     for vcpu in 0..u64::from(options.vcpus) {
         machine.declare_vmsa(page(MONITOR_STATE, vcpu), 0);
@@ -209,11 +235,10 @@ pub(super) fn launch_with<P: Platform<Host = Policy>>(
     for key in keys {
         machine.tag_secret_bytes(&key);
     }
-    machine
 }
 
 /// The launch VMSA of L1's boot vCPU.
-fn first_vmsa(features: u64) -> [u8; PAGE as usize] {
+pub(super) fn first_vmsa(features: u64) -> [u8; PAGE as usize] {
     let mut bytes = [0; PAGE as usize];
     vmsa::write_u64(&mut bytes, vmsa::EFER, vmsa::EFER_SVME);
     vmsa::write_u64(&mut bytes, vmsa::RIP, layout::ENTRY_MONITOR);
