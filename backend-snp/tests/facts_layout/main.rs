@@ -9,6 +9,7 @@ mod instructions;
 mod launch;
 mod layouts;
 mod start_values;
+mod svsm;
 mod table;
 
 #[test]

@@ -100,12 +100,22 @@ pub(crate) type Informative = &'static [(&'static str, &'static str)];
 /// Checks every row of a table that is not informative.
 ///
 /// Fails with all complaints at once. Fails as well if nothing was checked or an entry of `informative` fits no row.
-pub(crate) fn walk(name: &str, informative: Informative, mut check: impl FnMut(&Row) -> Result<(), String>) {
+pub(crate) fn walk(name: &str, informative: Informative, check: impl FnMut(&Row) -> Result<(), String>) {
+    walk_by(3, name, informative, check);
+}
+
+/// As [`walk`], for a table whose rows are told apart by their first `columns` cells.
+pub(crate) fn walk_by(
+    columns: usize,
+    name: &str,
+    informative: Informative,
+    mut check: impl FnMut(&Row) -> Result<(), String>,
+) {
     let mut complaints = Vec::new();
     let mut used = BTreeSet::new();
     let mut checked = 0;
     for row in table(name) {
-        let label = row.label(3.min(row.cells.len()));
+        let label = row.label(columns.min(row.cells.len()));
         match informative.iter().find(|(start, _)| label.starts_with(start)) {
             Some((start, reason)) => {
                 assert!(!reason.is_empty(), "{start} has no reason");

@@ -1,4 +1,4 @@
-//! The list of the PVALIDATE call (fact table `svsm_protocol`, "PVALIDATE list" and "PVALIDATE entry").
+//! The lists of PVALIDATE, DEPOSIT_MEM and WITHDRAW_MEM (fact table `svsm_protocol`, "PVALIDATE list" and the others).
 //!
 //! An 8-byte header and 8-byte entries, at an 8-byte aligned address, all within one 4 KiB page. The list lies in memory
 //! that the caller's other vCPUs may change at any time: header and entries are copied once and decoded from the copy.
@@ -37,6 +37,11 @@ const _: () = assert!(size_of::<ListHeader>() == 8);
 /// Offset of the cursor in the header.
 pub const NEXT: u64 = 2;
 
+/// Bit of an entry: validate.
+const ACTION: u64 = 1 << 2;
+/// Bit of an entry: "no change" is no error.
+const IGNORE_CF: u64 = 1 << 3;
+
 /// What an entry asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -65,19 +70,10 @@ impl Entry {
     /// for a frame beyond 2^52.
     #[inline(always)]
     pub fn decode(word: u64) -> Result<Self, ErrorKind> {
-        let size = match word & 3 {
-            0 => PageSize::Small,
-            1 => PageSize::Large,
-            _ => return Err(ErrorKind::InvalidArgument),
-        };
-        if word & 0xff0 != 0 {
-            return Err(ErrorKind::InvalidArgument);
-        }
-        let start = PhysAddr::try_new(word & !0xfff).map_err(|_| ErrorKind::OutOfRange)?;
         Ok(Self {
-            block: Block::new(start, size)?,
-            action: if word & 4 == 0 { Action::Rescind } else { Action::Validate },
-            ignore_cf: word & 8 != 0,
+            block: page(word, ACTION | IGNORE_CF)?,
+            action: if word & ACTION == 0 { Action::Rescind } else { Action::Validate },
+            ignore_cf: word & IGNORE_CF != 0,
         })
     }
 
@@ -94,17 +90,59 @@ impl Entry {
 
     /// The quadword of an entry.
     pub fn encode(&self) -> u64 {
-        let size = match self.block.size() {
-            PageSize::Small => 0,
-            PageSize::Large => 1,
-        };
         let action = match self.action {
             Action::Rescind => 0,
-            Action::Validate => 4,
+            Action::Validate => ACTION,
         };
-        self.block.start().as_u64() | size | action | u64::from(self.ignore_cf) << 3
+        let ignore_cf = if self.ignore_cf { IGNORE_CF } else { 0 };
+        encode_page(self.block) | action | ignore_cf
     }
 }
+
+/// The page that an entry of DEPOSIT_MEM names.
+///
+/// # Errors
+/// As [`Entry::decode`]; it has no action and no flag, so those bits are reserved.
+pub fn decode_page(word: u64) -> Result<Block, ErrorKind> {
+    page(word, 0)
+}
+
+/// The quadword of an entry that names a page and nothing else.
+pub fn encode_page(block: Block) -> u64 {
+    let size = match block.size() {
+        PageSize::Small => 0,
+        PageSize::Large => 1,
+    };
+    block.start().as_u64() | size
+}
+
+/// Page size and frame of an entry whose other bits may be those of `flags`.
+#[inline(always)]
+fn page(word: u64, flags: u64) -> Result<Block, ErrorKind> {
+    let size = match word & 3 {
+        0 => PageSize::Small,
+        1 => PageSize::Large,
+        _ => return Err(ErrorKind::InvalidArgument),
+    };
+    if word & 0xffc & !flags != 0 {
+        return Err(ErrorKind::InvalidArgument);
+    }
+    let start = PhysAddr::try_new(word & !0xfff).map_err(|_| ErrorKind::OutOfRange)?;
+    Ok(Block::new(start, size)?)
+}
+
+/// Head of the list that L1 writes for WITHDRAW_MEM. Addresses of 4 KiB pages follow, 8 bytes each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct WithdrawnHeader {
+    /// How many addresses follow; 0 when L1 has nothing to give back.
+    pub entries: u16,
+    /// Zero.
+    pub unused: [u8; 6],
+}
+
+const _: () = assert!(core::mem::offset_of!(WithdrawnHeader, unused) == 2);
+const _: () = assert!(size_of::<WithdrawnHeader>() as u64 == WORD);
 
 /// Where a list is, checked for alignment only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +256,19 @@ mod tests {
             let word = 0x7f_ffe0_0000 | low;
             assert_eq!(Entry::decode(word).map(|entry| entry.encode()), Ok(word));
         }
+    }
+
+    #[test]
+    fn an_entry_of_a_deposit_has_no_flags() {
+        for low in [0, 1] {
+            let word = 0x7f_ffe0_0000 | low;
+            assert_eq!(decode_page(word).map(encode_page), Ok(word));
+        }
+        for bit in 1..12 {
+            assert_eq!(decode_page(0x20_0000 | 1 << bit), Err(ErrorKind::InvalidArgument));
+        }
+        assert_eq!(decode_page(0x1001), Err(ErrorKind::Misaligned));
+        assert_eq!(decode_page(1 << 52), Err(ErrorKind::OutOfRange));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! same registers over the vendor's own call instruction. Numbers, result codes and layouts are those of the fact table
 //! `svsm_protocol`; what the protocol lacks is in [`own`].
 
+pub mod attest;
 pub mod list;
 pub mod own;
 pub mod state_frame;
+pub mod vtpm;
 
 use core::fmt;
 
@@ -33,14 +35,17 @@ pub const PVALIDATE: u32 = 1;
 pub const CREATE_VCPU: u32 = 2;
 /// Core call: delete a vCPU. RCX: state frame.
 pub const DELETE_VCPU: u32 = 3;
-/// Core call: give pages to L1. RCX: address of a list.
+/// Core call: give pages to L1. RCX: address of a list of pages.
 pub const DEPOSIT_MEM: u32 = 4;
-/// Core call: take unused pages back. RCX: address of a list.
+/// Core call: take unused pages back. RCX: address where their list goes.
 pub const WITHDRAW_MEM: u32 = 5;
 /// Core call: which versions of a protocol there are. RCX in: protocol and version, out: highest and lowest, or 0.
 pub const QUERY_PROTOCOL: u32 = 6;
 /// Core call: query or configure vTOM. RCX: flags.
 pub const CONFIGURE_VTOM: u32 = 7;
+
+/// Bit of RCX of [`CONFIGURE_VTOM`] that asks and changes nothing. Out: RCX, RDX and R8, zero where there is no vTOM.
+pub const VTOM_QUERY: u64 = 1;
 
 /// Offset of the pending mark in a call area: one byte, 1 when a call waits.
 pub const CALL_PENDING: u64 = 0;
@@ -109,6 +114,10 @@ impl CallResult {
     pub const FAIL_SIZE_MISMATCH: Self = Self(0x8000_1006);
     /// Core: the page already was in that state.
     pub const NO_CHANGE: Self = Self(0x8000_1010);
+    /// Core: the machine answered with a code that it should not know.
+    pub const UNEXPECTED: Self = Self(0x8000_1011);
+    /// L1 wants pages deposited before it can do that; the lower 30 bits say how many.
+    pub const MEMORY_WANTED: Self = Self(0x4000_0000);
 
     /// What RAX of an answer says; the upper half is ignored (table: result).
     #[inline]
@@ -124,6 +133,11 @@ impl CallResult {
     /// True when the same call is to be made again: incomplete or busy.
     pub const fn is_again(self) -> bool {
         matches!(self, Self::INCOMPLETE | Self::BUSY)
+    }
+
+    /// How many 4 KiB pages the guest is to [deposit](DEPOSIT_MEM) before it makes the call again; `None` for other results.
+    pub const fn pages_wanted(self) -> Option<u32> {
+        if self.0 >> 30 == Self::MEMORY_WANTED.0 >> 30 { Some(self.0 & 0x3fff_ffff) } else { None }
     }
 
     /// What a guest makes of a result that is no success.
@@ -184,6 +198,7 @@ impl fmt::Debug for CallResult {
             Self::FAIL_INUSE => "FAIL_INUSE",
             Self::FAIL_SIZE_MISMATCH => "FAIL_SIZE_MISMATCH",
             Self::NO_CHANGE => "NO_CHANGE",
+            Self::UNEXPECTED => "UNEXPECTED",
             _ => return write!(f, "{:#x}", self.0),
         };
         f.write_str(name)
@@ -238,6 +253,16 @@ mod tests {
         ] {
             assert_eq!(CallResult::from(kind).kind(), kind);
         }
+    }
+
+    #[test]
+    fn a_result_may_ask_for_memory() {
+        assert_eq!(CallResult(0x4000_0007).pages_wanted(), Some(7));
+        assert_eq!(CallResult(0x7fff_ffff).pages_wanted(), Some(0x3fff_ffff));
+        for other in [CallResult::SUCCESS, CallResult(0x3fff_ffff), CallResult::INCOMPLETE, CallResult(u32::MAX)] {
+            assert_eq!(other.pages_wanted(), None);
+        }
+        assert_eq!(CallResult(0x4000_0007).kind(), ErrorKind::Refused);
     }
 
     #[test]
