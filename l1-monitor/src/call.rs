@@ -1,6 +1,7 @@
 //! One call of a guest: who calls, and what a service may do for it.
 
 use coco_part_api::range::SMALL;
+use coco_part_api::svsm::list::WORD;
 use coco_part_api::svsm::{CALL_BUFFER, CallResult};
 use coco_part_api::{
     CallRegs, Error, ErrorKind, FrameRange, Grant, Grants, GuestLevel, GuestMemory, Monitor as Backend, NotYet,
@@ -8,6 +9,7 @@ use coco_part_api::{
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::ledger::{Claim, Refusal, State};
 use crate::shared::Shared;
@@ -54,11 +56,40 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
 
     /// Whether an argument lies in the caller's call area, which nobody else moves or frees: that takes this call's end
     /// (registry). Its first bytes are no place for arguments, see [`check_buffer`]. An argument anywhere else has to lie in a
-    /// page of the caller, [claimed](Self::claim_own) for as long as it is used, so that no other vCPU turns the page into
+    /// page of the caller, [kept](Self::keep) for as long as it is used, so that no other vCPU turns the page into
     /// something that L1 must not write to.
     #[inline]
-    pub(crate) fn is_in_call_area(&self, at: PhysAddr) -> bool {
+    fn is_in_call_area(&self, at: PhysAddr) -> bool {
         PhysFrame::containing_address(at) == self.caller.call_area
+    }
+
+    /// Keeps the page of an argument from becoming something else for as long as the value lives: claims it, or finds that it
+    /// is the caller's call area, which needs no claim.
+    ///
+    /// # Errors
+    /// `INVALID_ADDRESS` for a page that is not the caller's and for the mark of its call area, `BUSY`.
+    #[inline(always)]
+    pub(crate) fn keep(&self, at: PhysAddr) -> Result<Option<Claim<'a>>, CallResult> {
+        if self.is_in_call_area(at) {
+            return check_buffer(at).map(|()| None);
+        }
+        self.claim_own(FrameRange::of(PhysFrame::containing_address(at))).map(Some)
+    }
+
+    /// Copies a request at RCX, once: 8-byte aligned, within one page, in the caller's call area or a plain page of it.
+    ///
+    /// # Errors
+    /// `INVALID_PARAMETER` when not aligned or across the end of its page, else as [`keep`](Self::keep).
+    pub(crate) fn request<T: FromBytes + IntoBytes>(&self) -> Result<T, CallResult> {
+        let at = PhysAddr::try_new(self.regs.rcx).map_err(|_| CallResult::INVALID_ADDRESS)?;
+        let fits = SMALL - at.as_u64() % SMALL >= size_of::<T>() as u64;
+        if !at.is_aligned(WORD) || !fits {
+            return Err(CallResult::INVALID_PARAMETER);
+        }
+        let _kept = self.keep(at)?;
+        let mut request = T::new_zeroed();
+        self.read(at, request.as_mut_bytes())?;
+        Ok(request)
     }
 
     pub(crate) fn read(&self, at: PhysAddr, into: &mut [u8]) -> Result<(), CallResult> {
@@ -132,7 +163,7 @@ fn reach<E>(stopped: &Stopped<E>) -> u64 {
 /// # Errors
 /// `INVALID_ADDRESS`.
 #[inline]
-pub(crate) fn check_buffer(at: PhysAddr) -> Result<(), CallResult> {
+fn check_buffer(at: PhysAddr) -> Result<(), CallResult> {
     if at.as_u64() % SMALL >= CALL_BUFFER { Ok(()) } else { Err(CallResult::INVALID_ADDRESS) }
 }
 

@@ -4,11 +4,13 @@ use coco_part_api::{GuestLevel, MemoryMap, VcpuId};
 
 use crate::ledger::Ledger;
 use crate::storage::Storage;
+use crate::vtpm::{Vtpm, VtpmDevice};
 
 /// Bounds on work and patience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// 4 KiB frames that one PVALIDATE call changes before it answers "incomplete"; at least one entry is always done.
+    /// 4 KiB frames that one call with a list changes before it answers "incomplete"; at least one entry is always done. In
+    /// search of deposited pages a call looks at 16 times as many.
     pub frames_per_call: u64,
     /// How many vCPUs there are; never more than the storage has room for.
     pub vcpus: u32,
@@ -41,6 +43,8 @@ pub struct Shared<'a, Seed, const VCPUS: usize> {
     pub level: GuestLevel,
     /// Bounds.
     pub limits: Limits,
+    /// The vTPM that guests are served, if there is one. A `&Vtpm<D>` becomes this by itself.
+    pub vtpm: Option<&'a Vtpm<dyn VtpmDevice>>,
 }
 
 impl<Seed, const VCPUS: usize> Clone for Shared<'_, Seed, VCPUS> {
@@ -51,9 +55,14 @@ impl<Seed, const VCPUS: usize> Clone for Shared<'_, Seed, VCPUS> {
 
 impl<Seed, const VCPUS: usize> Copy for Shared<'_, Seed, VCPUS> {}
 
-impl<Seed, const VCPUS: usize> Shared<'_, Seed, VCPUS> {
+impl<'a, Seed, const VCPUS: usize> Shared<'a, Seed, VCPUS> {
     /// True for a vCPU that exists.
     pub fn has_vcpu(&self, id: VcpuId) -> bool {
         id.0 < self.limits.vcpus && id.index() < VCPUS
+    }
+
+    /// The vTPM, as long as it works.
+    pub(crate) fn vtpm(&self) -> Option<&'a Vtpm<dyn VtpmDevice>> {
+        self.vtpm.filter(|vtpm| !vtpm.is_broken())
     }
 }

@@ -27,13 +27,21 @@ pub enum ShimError<E> {
         /// The frame.
         at: PhysAddr,
     },
-    /// The buffer for evidence is too small.
+    /// The buffer for evidence or a response is too small.
     #[error("buffer of {given:#x} bytes, {needed:#x} needed")]
     BufferTooSmall {
         /// Bytes needed.
         needed: usize,
         /// Bytes given.
         given: usize,
+    },
+    /// A command for the vTPM has no bytes, or more than its frame has room for.
+    #[error("vTPM command of {given:#x} bytes, 1 to {most:#x} possible")]
+    CommandLength {
+        /// Bytes given.
+        given: usize,
+        /// Most bytes of a command.
+        most: usize,
     },
     /// Neither backend nor L1 can do it.
     #[error("{what} is not available")]
@@ -144,7 +152,7 @@ impl<E: Error> Error for ShimError<E> {
             Self::Port(error) | Self::LeftBehind { cause: error, .. } => error.kind(),
             Self::Memory { kind, .. } => *kind,
             Self::FrameInUse { .. } => ErrorKind::InUse,
-            Self::BufferTooSmall { .. } => ErrorKind::InvalidArgument,
+            Self::BufferTooSmall { .. } | Self::CommandLength { .. } => ErrorKind::InvalidArgument,
             Self::Unsupported { .. } | Self::CoreVersion { .. } => ErrorKind::Unsupported,
             Self::NotServed { .. } | Self::LevelMismatch { .. } | Self::VcpuMismatch { .. } => {
                 ErrorKind::HostMisbehaved

@@ -8,12 +8,14 @@ extern crate std;
 mod attest;
 mod call;
 mod codec;
+mod deposit;
 mod error;
 mod negotiate;
 mod pages;
 #[cfg(test)]
 mod tests;
 mod vcpu;
+mod vtpm;
 
 use coco_part_api::{Capabilities, ErrorType, GuestLevel, GuestPort, Identify, Level, MemoryMap, VcpuId};
 use x86_64::structures::paging::{PhysFrame, Size4KiB};

@@ -38,19 +38,19 @@ impl<'m, P: GuestPort> Shim<'m, P> {
 }
 
 /// The versions of a protocol that L1 speaks.
-struct Versions {
+pub(crate) struct Versions {
     lowest: u32,
     highest: u32,
 }
 
 impl Versions {
-    const fn includes(&self, version: u32) -> bool {
+    pub(crate) const fn includes(&self, version: u32) -> bool {
         self.lowest <= version && version <= self.highest
     }
 }
 
 /// Asks for the versions of a protocol. Zeros mean that L1 does not speak it, and include no version.
-fn versions<P: GuestPort>(
+pub(crate) fn versions<P: GuestPort>(
     port: &mut P,
     limits: &Limits,
     protocol: u32,

@@ -1,4 +1,4 @@
-//! Verb 1 by asking L1: lists of pages in the call area's buffer.
+//! Verb 1 by asking L1: lists of pages in the call area's buffer. What L1 is given to keep goes the same way.
 //!
 //! The list is made in private registers and memory of the shim and written out for every call; from the call area only
 //! the cursor is read back, once, and it may only move forward. What it says is the progress.
@@ -7,7 +7,7 @@ use coco_part_api::range::{Block, Blocks, FRAMES_PER_LARGE, PageSize};
 use coco_part_api::{After, FrameRange, GuestMemory, GuestPort, HostState, Stopped, Support, Validate};
 use zerocopy::IntoBytes;
 
-use crate::codec::{Action, CALL_BUFFER, CHANGE_PAGES, CallResult, Entry, LIST_ENTRIES, ListHeader, WORD};
+use crate::codec::{Action, CALL_BUFFER, CallResult, Job, LIST_ENTRIES, ListHeader, WORD};
 use crate::{Shim, ShimError};
 
 impl<P: GuestPort> Validate for Shim<'_, P> {
@@ -20,7 +20,7 @@ impl<P: GuestPort> Validate for Shim<'_, P> {
             self.port
                 .agree(part, HostState::Private)
                 .map_err(|stopped| Stopped { done, cause: ShimError::Port(stopped.cause) })?;
-            self.change(part, Action::Validate).map_err(|stopped| after(done, stopped))?;
+            self.change(part, Job::Change(Action::Validate)).map_err(|stopped| after(done, stopped))?;
             done += part.frames();
         }
         Ok(())
@@ -34,7 +34,7 @@ impl<P: GuestPort> Validate for Shim<'_, P> {
         let mut done = 0;
         while let Some(rest) = range.skip(done) {
             let part = one_list(rest);
-            let rescinded = self.change(part, Action::Rescind);
+            let rescinded = self.change(part, Job::Change(Action::Rescind));
             if then == After::Shared {
                 // Also what came before a stop: it is done only when it is shared.
                 let ready = rescinded.as_ref().map_or_else(|stopped| part.take(stopped.done), |()| Some(part));
@@ -51,12 +51,12 @@ impl<P: GuestPort> Validate for Shim<'_, P> {
 }
 
 impl<P: GuestPort> Shim<'_, P> {
-    /// Has L1 change the pages of a range, in 2 MiB pages where they fit. A 2 MiB page that L1 refuses for its size is
+    /// Has L1 do its part for the pages of a range, in 2 MiB pages where they fit. A 2 MiB page that L1 refuses for its size is
     /// done in small ones, and it alone.
-    fn change(&mut self, range: FrameRange, action: Action) -> Result<(), Stopped<ShimError<P::Error>>> {
+    pub(crate) fn change(&mut self, range: FrameRange, job: Job) -> Result<(), Stopped<ShimError<P::Error>>> {
         let mut done = 0;
         while let Some(rest) = range.skip(done) {
-            let stopped = match self.change_list(rest.blocks(), action) {
+            let stopped = match self.change_list(rest.blocks(), job) {
                 Ok(frames) => {
                     done += frames;
                     continue;
@@ -66,7 +66,7 @@ impl<P: GuestPort> Shim<'_, P> {
             match too_large(range, &stopped) {
                 Some(page) => {
                     done = stopped.done;
-                    self.change_small(page, action).map_err(|stopped| after(done, stopped))?;
+                    self.change_small(page, job).map_err(|stopped| after(done, stopped))?;
                     done += page.frames();
                 }
                 None => return Err(stopped),
@@ -75,25 +75,25 @@ impl<P: GuestPort> Shim<'_, P> {
         Ok(())
     }
 
-    /// Has L1 change the pages of a range in 4 KiB pages.
-    fn change_small(&mut self, range: FrameRange, action: Action) -> Result<(), Stopped<ShimError<P::Error>>> {
+    /// Has L1 do its part for the pages of a range in 4 KiB pages.
+    fn change_small(&mut self, range: FrameRange, job: Job) -> Result<(), Stopped<ShimError<P::Error>>> {
         let mut done = 0;
         while let Some(rest) = range.skip(done) {
-            done += self.change_list(rest.small_blocks(), action).map_err(|stopped| after(done, stopped))?;
+            done += self.change_list(rest.small_blocks(), job).map_err(|stopped| after(done, stopped))?;
         }
         Ok(())
     }
 
     /// One list: as many of the blocks as it holds. Gives the frames done.
-    fn change_list(&mut self, blocks: Blocks, action: Action) -> Result<u64, Stopped<ShimError<P::Error>>> {
-        let list = List::new(blocks.clone(), action);
+    fn change_list(&mut self, blocks: Blocks, job: Job) -> Result<u64, Stopped<ShimError<P::Error>>> {
+        let list = List::new(blocks.clone(), job);
         let frames = |entries: u16| blocks.clone().take(usize::from(entries)).map(|block| block.size().frames()).sum();
         self.put(CALL_BUFFER + WORD, list.entries()).map_err(Stopped::at_start)?;
         let mut cursor = 0;
         let mut idle = 0;
         while cursor < list.count {
             let stopped = |cursor, cause| Err(Stopped { done: frames(cursor), cause });
-            let (now, outcome) = match self.round(&list, cursor) {
+            let (now, outcome) = match self.round(&list, job, cursor) {
                 Ok(round) => round,
                 Err(cause) => return stopped(cursor, cause),
             };
@@ -107,24 +107,24 @@ impl<P: GuestPort> Shim<'_, P> {
                 return stopped(cursor, ShimError::BadCursor { was: cursor, now, entries: list.count, result });
             }
             if !result.is_success() && !result.is_again() {
-                return stopped(now, ShimError::Refused { call: CHANGE_PAGES, result });
+                return stopped(now, ShimError::Refused { call: job.call(), result });
             }
             idle = if now > cursor { 0 } else { idle + 1 };
             cursor = now;
             if idle > self.limits.idle_rounds {
                 let rounds = self.limits.idle_rounds;
-                return stopped(cursor, ShimError::Stalled { call: CHANGE_PAGES, rounds });
+                return stopped(cursor, ShimError::Stalled { call: job.call(), rounds });
             }
         }
         Ok(frames(list.count))
     }
 
     /// One call for the entries from `cursor` on: the cursor after it, read once, and what became of the call.
-    fn round(&mut self, list: &List, cursor: u16) -> Result<Round<P::Error>, ShimError<P::Error>> {
+    fn round(&mut self, list: &List, job: Job, cursor: u16) -> Result<Round<P::Error>, ShimError<P::Error>> {
         let header = ListHeader { entries: list.count, next: cursor, reserved: 0 };
         self.put(CALL_BUFFER, header.as_bytes())?;
         let at = self.in_call_area(CALL_BUFFER);
-        let outcome = self.call_once(CHANGE_PAGES, at.as_u64());
+        let outcome = self.call_once(job.call(), at.as_u64());
         let header: ListHeader = self.port.memory().read_value(at).map_err(ShimError::memory(at))?;
         Ok((header.next, outcome))
     }
@@ -145,10 +145,10 @@ struct List {
 }
 
 impl List {
-    fn new(blocks: Blocks, action: Action) -> Self {
+    fn new(blocks: Blocks, job: Job) -> Self {
         let mut list = Self { words: [0; LIST_ENTRIES], count: 0 };
         for (word, block) in list.words.iter_mut().zip(blocks) {
-            *word = Entry { block, action, ignore_cf: false }.encode();
+            *word = job.word(block);
             list.count += 1;
         }
         list

@@ -4,16 +4,19 @@ mod gate;
 pub mod layout;
 mod monitor;
 mod options;
+pub(crate) mod tpm;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coco_part_api::{FrameRange, GuestLevel};
+use l1_monitor::Vtpm;
 
 pub use gate::Gate;
 pub use monitor::{BootMonitor, ModelProcessor, VCPUS};
 pub use options::Options;
+use tpm::BackwardsTpm;
 
 use crate::platform::{Home, Platform};
 use crate::runner::{Body, Cpu, End, Model, Runner, Start};
@@ -73,6 +76,7 @@ pub(crate) struct Common<P: Platform> {
     pub(crate) shared: P::Shared,
     pub(crate) ledger: Vec<AtomicU64>,
     pub(crate) storage: monitor::Storage<P>,
+    pub(crate) vtpm: Vtpm<BackwardsTpm>,
     /// What programs complained about.
     complaints: RefCell<Vec<String>>,
     /// Programs of the case that have not ended yet.
@@ -104,6 +108,7 @@ impl<P: Platform> World<P> {
             shared: P::shared(&options),
             ledger: monitor::ledger_words(&home),
             storage: monitor::Storage::<P>::new(),
+            vtpm: Vtpm::new(BackwardsTpm),
             home,
             complaints: RefCell::default(),
             unfinished: Cell::new(0),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use coco_part_api::{BootPage, Context, MemoryMap, NewVcpu, Processor, Validate, VcpuId};
-use l1_monitor::{GuestLaunch, Ledger, Limits, Monitor, Outcome, Shared, State};
+use l1_monitor::{GuestLaunch, Ledger, Limits, Monitor, Outcome, Shared, State, Vtpm, VtpmDevice};
 
 use super::layout::{self, frame, page, range};
 use super::{Common, World};
@@ -85,6 +85,7 @@ fn serve<P: Platform>(cpu: Cpu<'_, P::Model>, common: &Common<P>, is_boot: bool)
         memory: MemoryMap::new(&home.guest_ram).map_err(|error| error.to_string())?,
         level: home.options.guest_level(),
         limits: Limits { vcpus: u32::from(home.options.vcpus), ..Limits::default() },
+        vtpm: home.options.vtpm.then_some(&common.vtpm as &Vtpm<dyn VtpmDevice>),
     };
     let mut monitor = Monitor::<_, _, VCPUS>::new(backend, ModelProcessor::<P>::new(cpu), shared);
     if is_boot {

@@ -18,6 +18,8 @@ pub struct Options<P: Platform> {
     pub handed_over: u64,
     /// Guest levels in use; the guest runs at the last one.
     pub levels: Vec<GuestLevel>,
+    /// Whether guests are served a vTPM.
+    pub vtpm: bool,
     /// How the host behaves.
     pub host: P::Host,
     /// Decides who steps, and what garbage memory holds.
@@ -41,6 +43,7 @@ impl<P: Platform> Default for Options<P> {
             guest_bytes: 16 * layout::LARGE,
             handed_over: layout::HANDED_OVER,
             levels: vec![GuestLevel::TWO],
+            vtpm: false,
             host: P::Host::default(),
             seed: 1,
             variant: 0,
@@ -59,6 +62,7 @@ impl<P: Platform> Clone for Options<P> {
             guest_bytes: self.guest_bytes,
             handed_over: self.handed_over,
             levels: self.levels.clone(),
+            vtpm: self.vtpm,
             host: self.host.clone(),
             seed: self.seed,
             variant: self.variant,

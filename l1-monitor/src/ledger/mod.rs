@@ -23,6 +23,8 @@ pub use state::{State, Survey};
 const PER_WORD: u64 = (u64::BITS / BITS) as u64;
 /// A word of frames that are claimed.
 const CHANGING: u64 = State::Changing.pattern();
+/// A one in each place of a word.
+const ONES: u64 = 0x1111_1111_1111_1111;
 
 /// A view of the ledger. Copies see the same frames.
 #[derive(Clone, Copy)]
@@ -124,6 +126,25 @@ impl<'a> Ledger<'a> {
         seen
     }
 
+    /// Place of the first frame in this state among the `frames` frames from place `from` on, counted from the ledger's first
+    /// frame. `None` also when there is no such place.
+    pub(crate) fn find(&self, state: State, from: u64, frames: u64) -> Option<u64> {
+        let left = self.span.frames().checked_sub(from)?.min(frames);
+        (Parts { next: from, left }).find_map(|part| {
+            let word = self.words.get(part.word)?.load(Ordering::Acquire);
+            let differs = (word ^ state.pattern()) | !part.mask;
+            // The lowest place that this marks is the first one without a difference.
+            let same = differs.wrapping_sub(ONES) & !differs & (ONES << (BITS - 1));
+            (same != 0).then(|| part.word as u64 * PER_WORD + u64::from(same.trailing_zeros() / BITS))
+        })
+    }
+
+    /// The frame at a place that [`find`](Self::find) gave.
+    pub(crate) const fn frame(&self, place: u64) -> PhysFrame<Size4KiB> {
+        // Inside the span, which lies below 2^52.
+        PhysFrame::containing_address(PhysAddr::new_truncate((self.span.first_number() + place) << 12))
+    }
+
     /// Claims a range: all of its frames, all of them in `from`, or none.
     ///
     /// # Errors
@@ -212,9 +233,7 @@ impl<'a> Ledger<'a> {
     fn refusal(&self, part: Part, wrong: u64, held: u64) -> Refusal {
         let bits = if wrong == 0 { part.mask } else { wrong };
         let place = bits.trailing_zeros() / BITS % PER_WORD as u32;
-        // Inside the span, which lies below 2^52.
-        let number = self.span.first_number() + part.word as u64 * PER_WORD + u64::from(place);
-        let at = PhysFrame::containing_address(PhysAddr::new_truncate(number << 12));
+        let at = self.frame(part.word as u64 * PER_WORD + u64::from(place));
         match State::from_nibble(held >> (place * BITS)) {
             State::Changing => Refusal::Busy { at },
             state => Refusal::Found { at, state },

@@ -19,6 +19,10 @@ pub enum State {
     Changing,
     /// Nobody reaches it and nobody will: a step could not be undone (rule M4).
     Quarantined,
+    /// Deposited by a guest level, and nobody uses it: that level may withdraw it. Out of reach of every guest level.
+    Deposited(GuestLevel),
+    /// Deposited by a guest level, and the monitor uses it.
+    Lent(GuestLevel),
 }
 
 /// Bits of a frame in a ledger word.
@@ -36,6 +40,8 @@ impl State {
             Self::CallArea => 6,
             Self::Changing => 7,
             Self::Quarantined => 8,
+            Self::Deposited(level) => 8 + level.number() as u64,
+            Self::Lent(level) => 11 + level.number() as u64,
         }
     }
 
@@ -50,6 +56,12 @@ impl State {
             5 => Self::VcpuState,
             6 => Self::CallArea,
             7 => Self::Changing,
+            9 => Self::Deposited(GuestLevel::ONE),
+            10 => Self::Deposited(GuestLevel::TWO),
+            11 => Self::Deposited(GuestLevel::THREE),
+            12 => Self::Lent(GuestLevel::ONE),
+            13 => Self::Lent(GuestLevel::TWO),
+            14 => Self::Lent(GuestLevel::THREE),
             _ => Self::Quarantined,
         }
     }
@@ -90,7 +102,7 @@ mod tests {
     fn every_state_survives_the_round_trip_and_the_rest_is_quarantined() {
         for nibble in 0..16 {
             let state = State::from_nibble(nibble);
-            assert_eq!(state.to_nibble(), nibble.min(8));
+            assert_eq!(state.to_nibble(), if nibble == 15 { 8 } else { nibble });
         }
     }
 

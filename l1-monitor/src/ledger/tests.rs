@@ -91,6 +91,29 @@ fn partial_progress_is_exact() {
 }
 
 #[test]
+fn the_first_frame_in_a_state_is_found() {
+    let words = storage();
+    let ledger = Ledger::new(&words, span()).unwrap();
+    for at in [0, 15, 16, 33, 34, 99] {
+        ledger.adopt(frames(at, 1), State::NotPrivate, State::Deposited(GuestLevel::TWO)).unwrap();
+    }
+    ledger.adopt(frames(50, 9), State::NotPrivate, State::Deposited(GuestLevel::ONE)).unwrap();
+    let states = states(&ledger);
+    for state in [State::Deposited(GuestLevel::TWO), State::NotPrivate, State::Monitor] {
+        for from in 0..=FRAMES {
+            for count in [0, 1, 2, 15, 16, 17, 40, FRAMES, u64::MAX] {
+                let looked_at = (from..FRAMES).take(count.try_into().unwrap_or(usize::MAX));
+                let first = looked_at.into_iter().find(|place| states[*place as usize] == state);
+                assert_eq!(ledger.find(state, from, count), first, "{state:?} {from} {count}");
+            }
+        }
+        assert_eq!(ledger.find(state, FRAMES + 1, 1), None);
+        assert_eq!(ledger.find(state, u64::MAX, u64::MAX), None);
+    }
+    assert_eq!(ledger.frame(99), frames(99, 1).first());
+}
+
+#[test]
 fn frames_outside_are_refused() {
     let words = storage();
     let ledger = Ledger::new(&words, span()).unwrap();

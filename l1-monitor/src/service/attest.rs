@@ -2,14 +2,12 @@
 
 use coco_part_api::range::SMALL;
 use coco_part_api::svsm::CallResult;
-use coco_part_api::svsm::list::WORD;
 use coco_part_api::svsm::own::AttestRequest;
 use coco_part_api::{DataForm, Error, Evidence, FrameRange, Level, Monitor as Backend, Processor};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::PhysFrame;
-use zerocopy::{FromZeros, IntoBytes};
 
-use crate::call::{Call, check_buffer, frame};
+use crate::call::{Call, frame};
 
 impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
     /// Writes evidence to the page that the request names.
@@ -18,7 +16,7 @@ impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
     /// (A1), and report data is L1's digest, so the caller chooses no signed bytes.
     #[inline(never)]
     pub(crate) fn attest(&mut self) -> Result<Evidence, CallResult> {
-        let request = self.attest_request()?;
+        let request: AttestRequest = self.request()?;
         let out = frame(request.out)?;
         // One page for both is refused here rather than found busy below.
         if out == PhysFrame::containing_address(PhysAddr::new_truncate(self.regs.rcx)) {
@@ -36,22 +34,5 @@ impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
         let bytes = buffer.get(..evidence.len).filter(|_| is_ours).ok_or(CallResult::INVALID_REQUEST)?;
         self.write(out.start_address(), bytes)?;
         Ok(evidence)
-    }
-
-    fn attest_request(&self) -> Result<AttestRequest, CallResult> {
-        let at = PhysAddr::try_new(self.regs.rcx).map_err(|_| CallResult::INVALID_ADDRESS)?;
-        let fits = SMALL - at.as_u64() % SMALL >= size_of::<AttestRequest>() as u64;
-        if !at.is_aligned(WORD) || !fits {
-            return Err(CallResult::INVALID_PARAMETER);
-        }
-        let _kept;
-        if self.is_in_call_area(at) {
-            check_buffer(at)?;
-        } else {
-            _kept = self.claim_own(FrameRange::of(PhysFrame::containing_address(at)))?;
-        }
-        let mut request = AttestRequest::new_zeroed();
-        self.read(at, request.as_mut_bytes())?;
-        Ok(request)
     }
 }

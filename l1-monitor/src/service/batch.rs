@@ -1,7 +1,7 @@
-//! A run of list entries that give pages up: all rights are cut, one flush, then the pages go (rule M6).
+//! A run of list entries that give pages up or to the monitor: all rights are cut, one flush, then the pages go (rule M6).
 
 use coco_part_api::svsm::CallResult;
-use coco_part_api::svsm::list::{Action, Entry, MOST};
+use coco_part_api::svsm::list::{Action, Entry, MOST, decode_page};
 use coco_part_api::{After, Error, ErrorKind, FrameRange, Monitor as Backend, Origin, Processor, Support};
 
 use super::pvalidate::{Budget, List, Todo};
@@ -11,12 +11,22 @@ use crate::ledger::{Claim, Ledger, State};
 /// Words of a bit set over the entries of a list.
 const SET: usize = MOST.div_ceil(64);
 
+/// What becomes of pages that the caller gives away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// They are nobody's.
+    Rescind,
+    /// They are kept for the monitor, contents and all, until their level wants them back.
+    Deposit,
+}
+
 /// Claims on the frames of entries `first..end` of a list.
 ///
 /// The claims are kept as one bit per entry, since a list has hundreds and stacks are small. What is still claimed when
 /// this is dropped goes back to the caller.
 struct Batch<'l, 'a> {
     list: &'l List<'l>,
+    fate: Fate,
     ledger: Ledger<'a>,
     own: State,
     first: usize,
@@ -48,6 +58,7 @@ impl<'a> Batch<'_, 'a> {
         if !self.is_claimed(index) {
             return None;
         }
+        // An entry of a deposit is one that rescinds.
         Entry::decode(self.list.word(index)?).ok().map(|entry| entry.block.range())
     }
 
@@ -70,22 +81,23 @@ impl Drop for Batch<'_, '_> {
 }
 
 impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
-    /// Gives up the pages of the entries from `first` on, as far as they go in one batch.
+    /// Takes the pages of the entries from `first` on away from the caller, as far as they go in one batch.
     ///
     /// The batch ends before the first entry that validates, is bad, names a page of the batch again, or exceeds the
     /// budget. Returns the first entry that is not done, and why not if that ends the call.
     #[inline(never)]
-    pub(super) fn rescind_batch(
+    pub(super) fn give_up_batch(
         &mut self,
         list: &List<'_>,
         first: usize,
+        fate: Fate,
         budget: &mut Budget,
         has_flushed: &mut bool,
     ) -> (usize, Result<(), CallResult>) {
-        let mut batch =
-            Batch { list, ledger: self.shared.ledger, own: self.caller.own(), first, end: first, claimed: [0; SET] };
+        let (ledger, own) = (self.shared.ledger, self.caller.own());
+        let mut batch = Batch { list, fate, ledger, own, first, end: first, claimed: [0; SET] };
         let ended = loop {
-            match list.word(batch.end).map(|word| self.next(list, word, budget)) {
+            match list.word(batch.end).map(|word| self.next(list, word, fate, budget)) {
                 Some(Ok(Some(todo))) => batch.push(todo),
                 Some(Err(result)) => break Err(result),
                 Some(Ok(None)) | None => break Ok(()),
@@ -95,7 +107,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
             return (batch.end, ended);
         }
         let end = batch.end;
-        match self.rescind(batch, has_flushed) {
+        match self.give_up(batch, has_flushed) {
             // What ended the batch is looked at again: a page named twice was busy with ourselves and is not any more.
             Ok(()) => (end, Ok(())),
             Err((index, result)) => (index, Err(result)),
@@ -103,21 +115,41 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     }
 
     /// The next entry of a batch, `None` for one that is no part of it.
-    fn next(&self, list: &List<'_>, word: u64, budget: &mut Budget) -> Result<Option<Todo<'a>>, CallResult> {
-        let entry = Entry::decode(word)?;
-        if entry.action != Action::Rescind {
-            return Ok(None);
-        }
-        let todo = self.todo(list, &entry)?;
-        if matches!(todo, Todo::Work(_)) && !budget.take(entry.block.range().frames()) {
+    fn next(
+        &self,
+        list: &List<'_>,
+        word: u64,
+        fate: Fate,
+        budget: &mut Budget,
+    ) -> Result<Option<Todo<'a>>, CallResult> {
+        let todo = match fate {
+            Fate::Rescind => {
+                let entry = Entry::decode(word)?;
+                if entry.action != Action::Rescind {
+                    return Ok(None);
+                }
+                self.todo(list, &entry)?
+            }
+            Fate::Deposit => Todo::Work(self.to_deposit(list, word)?),
+        };
+        if let Todo::Work(claim) = &todo
+            && !budget.take(claim.rest().map_or(0, FrameRange::frames))
+        {
             return Err(CallResult::INCOMPLETE);
         }
         Ok(Some(todo))
     }
 
+    /// Claims the page of an entry of a deposit: the caller's own, and not that of the list (rule M7).
+    pub(super) fn to_deposit(&self, list: &List<'_>, word: u64) -> Result<Claim<'a>, CallResult> {
+        let range = decode_page(word)?.range();
+        self.check_place(list, range)?;
+        self.claim_own(range)
+    }
+
     /// Cuts, flushes and gives up. On an error the entries before the index are done, and those from it on have their
     /// rights and their state back (rule M4).
-    fn rescind(&mut self, mut batch: Batch<'_, 'a>, has_flushed: &mut bool) -> Result<(), (usize, CallResult)> {
+    fn give_up(&mut self, mut batch: Batch<'_, 'a>, has_flushed: &mut bool) -> Result<(), (usize, CallResult)> {
         let mut cut = B::Cut::default();
         let mut uncut = None;
         let mut cut_end = batch.end;
@@ -150,6 +182,10 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         for index in batch.first..cut_end {
             let Some(mut claim) = batch.take(index) else { continue };
             let Some(range) = claim.rest() else { continue };
+            if kept.is_none() && batch.fate == Fate::Deposit {
+                self.shared.keep_deposited(claim, self.caller.level);
+                continue;
+            }
             if kept.is_none() {
                 match self.backend.rescind_from(range, after, Origin::Request, &proof) {
                     Ok(()) => {

@@ -7,9 +7,13 @@ mod basic;
 mod batch;
 mod create;
 mod delete;
+mod deposit;
 mod own;
 mod pvalidate;
 mod remap;
+mod services;
+mod vtpm;
+mod withdraw;
 
 use coco_part_api::svsm::{self, CallId, CallResult};
 use coco_part_api::{CallRegs, Monitor as Backend, Processor};
@@ -18,6 +22,8 @@ use enum_dispatch::enum_dispatch;
 use crate::call::Call;
 use basic::Basic;
 use own::Own;
+use services::Attestation;
+use vtpm::Tpm;
 
 /// A protocol's calls.
 #[enum_dispatch]
@@ -31,13 +37,18 @@ pub(crate) trait Service {
     ) -> CallRegs;
 
     /// Highest and lowest version that is spoken, `None` for a protocol that is not.
-    fn versions(&self) -> Option<(u32, u32)>;
+    fn versions<B: Backend, P: Processor, const VCPUS: usize>(
+        &self,
+        call: &Call<'_, '_, B, P, VCPUS>,
+    ) -> Option<(u32, u32)>;
 }
 
 /// All services.
 #[enum_dispatch(Service)]
 pub(crate) enum Protocol {
     Basic,
+    Attestation,
+    Tpm,
     Own,
     Absent,
 }
@@ -47,8 +58,10 @@ impl Protocol {
     pub(crate) fn of(number: u32) -> Self {
         match number {
             svsm::CORE => Basic.into(),
+            svsm::ATTESTATION => Attestation.into(),
+            svsm::VTPM => Tpm.into(),
             svsm::own::PROTOCOL => Own.into(),
-            // Attestation, vTPM, APIC and whatever else there may be.
+            // APIC and whatever else there may be.
             _ => Absent.into(),
         }
     }
@@ -63,10 +76,13 @@ impl Service for Absent {
         _number: u32,
         call: &mut Call<'_, '_, B, P, VCPUS>,
     ) -> CallRegs {
-        call.regs.with_result(CallResult::UNSUPPORTED_PROTOCOL)
+        unsupported(call.regs)
     }
 
-    fn versions(&self) -> Option<(u32, u32)> {
+    fn versions<B: Backend, P: Processor, const VCPUS: usize>(
+        &self,
+        _call: &Call<'_, '_, B, P, VCPUS>,
+    ) -> Option<(u32, u32)> {
         None
     }
 }
@@ -78,6 +94,11 @@ pub(crate) fn serve<B: Backend, P: Processor, const VCPUS: usize>(call: &mut Cal
     let answer = Protocol::of(id.protocol).serve(id.call, call);
     log::debug!("{}: protocol {:#x} call {} answered {}", call.caller.vcpu, id.protocol, id.call, answer.result());
     answer
+}
+
+/// The answer of a protocol that is not spoken.
+fn unsupported(regs: CallRegs) -> CallRegs {
+    regs.with_result(CallResult::UNSUPPORTED_PROTOCOL)
 }
 
 /// RAX of an answer whose call has no other result.

@@ -38,7 +38,10 @@ impl Service for Own {
         }
     }
 
-    fn versions(&self) -> Option<(u32, u32)> {
+    fn versions<B: Backend, P: Processor, const VCPUS: usize>(
+        &self,
+        _call: &Call<'_, '_, B, P, VCPUS>,
+    ) -> Option<(u32, u32)> {
         Some((VERSION, VERSION))
     }
 }

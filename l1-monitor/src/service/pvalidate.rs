@@ -13,7 +13,8 @@ use coco_part_api::svsm::list::{Action, Entry, ListHeader, ListPlace, MOST};
 use coco_part_api::{Error, ErrorKind, FrameRange, Monitor as Backend, Origin, PageSize, Processor, Stopped};
 use zerocopy::IntoBytes;
 
-use crate::call::{Call, check_buffer, failed};
+use super::batch::Fate;
+use crate::call::{Call, failed};
 use crate::ledger::{Claim, State};
 
 // A run of small pages never contains a large one, so it is done in the size that its entries name.
@@ -45,6 +46,15 @@ impl List<'_> {
         };
         1 + rest.iter().take_while(follows).count()
     }
+}
+
+/// A list that was copied, and the claim that keeps its page as it is until the cursor is written.
+pub(super) struct Copied<'c, 'a> {
+    pub(super) list: List<'c>,
+    pub(super) place: ListPlace,
+    /// The first entry that is not done.
+    pub(super) next: usize,
+    pub(super) _kept: Option<Claim<'a>>,
 }
 
 /// Work that is left for a call before it answers "incomplete".
@@ -90,16 +100,21 @@ struct Progress {
     singly: usize,
 }
 
-impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
+impl<'c, 'a, B: Backend, P: Processor, const VCPUS: usize> Call<'c, 'a, B, P, VCPUS> {
     /// Works on the list at RCX.
     pub(crate) fn pvalidate(&mut self) -> Result<CallResult, CallResult> {
+        let Copied { list, place, next, _kept } = self.copy_list()?;
+        let mut progress = Progress { next, budget: self.budget(), has_flushed: false, singly: 0 };
+        let result = self.work_on(&list, &mut progress);
+        self.write_cursor(place, progress.next)?;
+        Ok(result)
+    }
+
+    /// Copies the list at RCX, header and entries once each.
+    #[inline(always)]
+    pub(super) fn copy_list(&mut self) -> Result<Copied<'c, 'a>, CallResult> {
         let place = ListPlace::new(self.regs.rcx)?;
-        let _kept;
-        if self.is_in_call_area(place.header()) {
-            check_buffer(place.header())?;
-        } else {
-            _kept = self.claim_own(place.page())?;
-        }
+        let kept = self.keep(place.header())?;
         let mut header = ListHeader::default();
         self.read(place.header(), header.as_mut_bytes())?;
         place.check(&header)?;
@@ -107,15 +122,21 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         // The check above bounds the count by the page.
         let words = room.get_mut(..usize::from(header.entries)).ok_or(CallResult::INVALID_PARAMETER)?;
         self.read(place.entry(0).ok_or(CallResult::INVALID_ADDRESS)?, words.as_mut_bytes())?;
+        Ok(Copied { list: List { page: place.page(), words }, place, next: header.next.into(), _kept: kept })
+    }
 
-        let list = List { page: place.page(), words };
-        let budget = Budget { left: self.shared.limits.frames_per_call, is_fresh: true };
-        let mut progress = Progress { next: header.next.into(), budget, has_flushed: false, singly: 0 };
-        let result = self.work_on(&list, &mut progress);
+    /// Tells the guest how far its list is done.
+    #[inline(always)]
+    pub(super) fn write_cursor(&self, place: ListPlace, next: usize) -> Result<(), CallResult> {
         let cursor = place.cursor().ok_or(CallResult::INVALID_ADDRESS)?;
         // At most 511, so the cursor holds it.
-        self.write(cursor, &(progress.next as u16).to_le_bytes())?;
-        Ok(result)
+        self.write(cursor, &(next as u16).to_le_bytes())
+    }
+
+    /// The work of one call.
+    #[inline(always)]
+    pub(super) fn budget(&self) -> Budget {
+        Budget { left: self.shared.limits.frames_per_call, is_fresh: true }
     }
 
     #[inline(always)]
@@ -127,7 +148,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
                     Action::Rescind if progress.has_flushed => self.rescind_later(list, &entry, progress),
                     Action::Rescind => {
                         let Progress { next, budget, has_flushed, .. } = progress;
-                        let (end, result) = self.rescind_batch(list, *next, budget, has_flushed);
+                        let (end, result) = self.give_up_batch(list, *next, Fate::Rescind, budget, has_flushed);
                         *next = end;
                         result
                     }
@@ -214,7 +235,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
 
     /// Checks where pages lie (rules M1 and M7).
     #[inline]
-    fn check_place(&self, list: &List<'_>, range: FrameRange) -> Result<(), CallResult> {
+    pub(super) fn check_place(&self, list: &List<'_>, range: FrameRange) -> Result<(), CallResult> {
         if range.overlaps(list.page) || self.shared.memory.check(range).is_err() {
             return Err(CallResult::INVALID_ADDRESS);
         }

@@ -3,16 +3,18 @@
 //! No lifetimes: the integrator puts one in a `static` or wherever it lives as long as the monitor. Every lock in here is
 //! held for a few instructions and never across a call of the backend or of the processor.
 
+mod pool;
 mod registry;
 
 use core::fmt;
 use core::mem;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use coco_part_api::VcpuId;
+use coco_part_api::{GuestLevel, VcpuId};
 use spin::Mutex;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
+pub(crate) use pool::Pool;
 pub use registry::{FRAMES_PER_VCPU, Phase, Record};
 pub(crate) use registry::{Hold, NoRetire, Registry, Serving};
 
@@ -20,6 +22,7 @@ pub(crate) use registry::{Hold, NoRetire, Registry, Serving};
 pub struct Storage<Seed, const VCPUS: usize> {
     slots: [Mutex<Slot<Seed>>; VCPUS],
     registry: Mutex<Registry<VCPUS>>,
+    pool: Pool,
     is_dead: AtomicBool,
 }
 
@@ -46,6 +49,7 @@ impl<Seed, const VCPUS: usize> Storage<Seed, VCPUS> {
         Self {
             slots: [const { Mutex::new(Slot::Empty) }; VCPUS],
             registry: Mutex::new(Registry::new()),
+            pool: Pool::new(),
             is_dead: AtomicBool::new(false),
         }
     }
@@ -73,6 +77,15 @@ impl<Seed, const VCPUS: usize> Storage<Seed, VCPUS> {
     /// How many state frames are registered.
     pub fn registered(&self) -> usize {
         self.with(|registry| registry.all().count())
+    }
+
+    /// How many 4 KiB pages a level has deposited that nobody uses.
+    pub fn deposited(&self, level: GuestLevel) -> u64 {
+        self.pool.unused(level)
+    }
+
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// True when a seed waits for this vCPU.

@@ -14,14 +14,12 @@ fn unknown_protocols_and_calls_change_rax_alone() {
     let fixture = Fixture::new();
     let before = fixture.snapshot();
     for (protocol, call, result) in [
-        (svsm::ATTESTATION, 0, CallResult::UNSUPPORTED_PROTOCOL),
+        (svsm::ATTESTATION, 2, CallResult::UNSUPPORTED_CALL),
         (svsm::VTPM, 1, CallResult::UNSUPPORTED_PROTOCOL),
         (svsm::APIC, 0, CallResult::UNSUPPORTED_PROTOCOL),
         (0x8000_0000, 0, CallResult::UNSUPPORTED_PROTOCOL),
         (svsm::CORE, 8, CallResult::UNSUPPORTED_CALL),
         (svsm::CORE, u32::MAX, CallResult::UNSUPPORTED_CALL),
-        (svsm::CORE, svsm::DEPOSIT_MEM, CallResult::UNSUPPORTED_CALL),
-        (svsm::CORE, svsm::WITHDRAW_MEM, CallResult::UNSUPPORTED_CALL),
         (own::PROTOCOL, 2, CallResult::UNSUPPORTED_CALL),
     ] {
         let regs = regs(protocol, call, RAM + 0x5000);
@@ -34,9 +32,21 @@ fn unknown_protocols_and_calls_change_rax_alone() {
 #[test]
 fn a_protocol_query_answers_in_rcx_alone() {
     let fixture = Fixture::new();
-    for (wanted, versions) in
-        [(0x1, 0x1_0000_0001), (0x2, 0), (0x1_0000_0001, 0), (0x00c0_c000_0000_0001, 0x1_0000_0001)]
-    {
+    let query = |protocol, version| CallId::new(protocol, version).to_rax();
+    for (wanted, versions) in [
+        (0x1, 0x1_0000_0001),
+        (0x2, 0),
+        (0x0, 0),
+        (query(svsm::ATTESTATION, 1), 0x1_0000_0001),
+        (query(svsm::ATTESTATION, 2), 0),
+        // There is no device.
+        (query(svsm::VTPM, 1), 0),
+        (query(svsm::APIC, 1), 0),
+        (query(4, 1), 0),
+        (query(0x8000_0000, 1), 0),
+        (query(u32::MAX, 1), 0),
+        (0x00c0_c000_0000_0001, 0x1_0000_0001),
+    ] {
         let regs = regs(svsm::CORE, svsm::QUERY_PROTOCOL, wanted);
         assert_eq!(fixture.call_regs(regs), CallRegs { rax: 0, rcx: versions, ..regs });
     }

@@ -16,11 +16,13 @@ fn large(at: u64, action: Action) -> u64 {
 }
 
 /// Every ledger frame is settled, and the machine agrees with the ledger about who may use what.
-fn is_consistent(fixture: &Fixture) -> bool {
+pub(super) fn is_consistent(fixture: &Fixture) -> bool {
     (0..FRAMES).map(|number| number << 12).all(|at| match fixture.state(at) {
         State::NotPrivate => !fixture.world.is_valid(at),
         State::Guest(_) | State::CallArea => fixture.world.rights(at) == Rights::RAM,
-        State::Monitor | State::VcpuState | State::Quarantined => fixture.world.rights(at).is_empty(),
+        State::Monitor | State::VcpuState | State::Quarantined | State::Deposited(_) | State::Lent(_) => {
+            fixture.world.rights(at).is_empty()
+        }
         State::Changing => false,
     })
 }

@@ -6,10 +6,14 @@ mod launch;
 mod lists;
 mod lists_bad;
 mod looping;
+mod memory;
+mod memory_bad;
 mod mock;
 mod races;
 mod remap;
+mod services;
 mod vcpus;
+mod vtpm;
 
 use std::boxed::Box;
 use std::sync::Arc;
@@ -24,8 +28,8 @@ use coco_part_api::{Block, CallRegs, Context, Exit, FrameRange, GuestLevel, Memo
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
-use crate::{GuestLaunch, Ledger, Limits, Monitor, Shared, State, Step, Storage};
-use mock::{MockBackend, MockProcessor, MockSeed, Op, World};
+use crate::{GuestLaunch, Ledger, Limits, Monitor, Shared, State, Step, Storage, Vtpm, VtpmDevice};
+use mock::{MockBackend, MockProcessor, MockSeed, MockTpm, Op, World};
 
 pub(crate) const LEVEL: GuestLevel = GuestLevel::TWO;
 pub(crate) const OWN: State = State::Guest(LEVEL);
@@ -62,6 +66,7 @@ pub(crate) struct Fixture {
     pub(crate) storage: Box<Storage<MockSeed, VCPUS>>,
     pub(crate) world: Arc<World>,
     pub(crate) limits: Limits,
+    pub(crate) vtpm: Option<Vtpm<MockTpm>>,
 }
 
 pub(crate) type TestMonitor<'a> = Monitor<'a, MockBackend, MockProcessor, VCPUS>;
@@ -75,6 +80,7 @@ impl Fixture {
             storage: Box::new(Storage::new()),
             world: Arc::new(World::new(FRAMES)),
             limits: Limits::default(),
+            vtpm: None,
         };
         fixture.ledger().adopt(range(L1, 32), State::NotPrivate, State::Monitor).unwrap();
         fixture.world.own_by_monitor(range(L1, 32));
@@ -101,6 +107,7 @@ impl Fixture {
             memory: MemoryMap::new(&self.map).unwrap(),
             level: LEVEL,
             limits: self.limits,
+            vtpm: self.vtpm.as_ref().map(|vtpm| vtpm as &Vtpm<dyn VtpmDevice>),
         };
         let backend = MockBackend::new(self.world.clone(), VcpuId(vcpu));
         Monitor::new(backend, MockProcessor::new(self.world.clone(), VcpuId(vcpu)), shared)

@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 
 use coco_part_api::VcpuId;
-use coco_part_api::svsm::{CREATE_VCPU, CallResult, DELETE_VCPU, PVALIDATE, REMAP_CA};
+use coco_part_api::svsm::{CREATE_VCPU, CallResult, DELETE_VCPU, DEPOSIT_MEM, PVALIDATE, REMAP_CA, WITHDRAW_MEM};
 
 use super::*;
 
@@ -119,6 +119,57 @@ fn a_page_is_given_up_or_becomes_a_vcpu_but_not_both() {
                 assert_eq!((fixture.state(state), fixture.world.is_state(state)), (State::VcpuState, true));
                 assert_eq!(fixture.call(DELETE_VCPU, state, 0, 0), SUCCESS);
             }
+        },
+    );
+}
+
+#[test]
+fn a_page_is_deposited_once_or_given_up_but_not_both() {
+    let second = LIST + 0x1000;
+    for other in [DEPOSIT_MEM, PVALIDATE] {
+        race(
+            [core(DEPOSIT_MEM, LIST, 0, 0), core(other, second, 0, 0)],
+            |fixture| {
+                fixture.write_list(LIST, 1, 0, &[memory::OWNED]);
+                fixture.write_list(second, 1, 0, &[rescind(memory::OWNED)]);
+            },
+            |fixture, results| {
+                assert_eq!(winners(results), 1, "{results:?}");
+                let lost = [CallResult::INVALID_ADDRESS, CallResult::BUSY];
+                assert!(results.iter().all(|result| result.is_success() || lost.contains(result)));
+                if results[0].is_success() || other == DEPOSIT_MEM {
+                    assert_eq!((fixture.state(memory::OWNED), fixture.storage.deposited(LEVEL)), (memory::KEPT, 1));
+                    assert_eq!(memory::withdraw(fixture, LIST), (SUCCESS, std::vec![memory::OWNED]));
+                } else {
+                    assert_eq!(fixture.state(memory::OWNED), State::NotPrivate);
+                    assert_eq!(fixture.storage.deposited(LEVEL), 0);
+                    assert_eq!(fixture.list(&[validate(memory::OWNED)]), (SUCCESS, 1));
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn a_deposited_page_is_withdrawn_once() {
+    let second = LIST + 0x1000;
+    race(
+        [core(WITHDRAW_MEM, LIST, 0, 0), core(WITHDRAW_MEM, second, 0, 0)],
+        |fixture| {
+            let entries: Vec<u64> = (0..9).map(|index| memory::OWNED + (index << 12)).collect();
+            assert_eq!(memory::deposit(fixture, &entries), (SUCCESS, 9));
+        },
+        |fixture, results| {
+            assert_eq!(winners(results), 2, "{results:?}");
+            let word = |at: u64| u64::from_le_bytes(fixture.world.peek(at, 8).try_into().unwrap());
+            let list = |at: u64| (1..=word(at)).map(move |index| word(at + 8 * index));
+            let mut got: Vec<u64> = list(LIST).chain(list(second)).collect();
+            // What one of them passed over while the other had it is still there.
+            let (_, rest) = memory::withdraw(fixture, LIST);
+            got.extend(rest);
+            got.sort_unstable();
+            assert_eq!(got, (0..9).map(|index| memory::OWNED + (index << 12)).collect::<Vec<_>>());
+            assert_eq!(fixture.storage.deposited(LEVEL), 0);
         },
     );
 }

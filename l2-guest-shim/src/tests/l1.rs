@@ -1,14 +1,15 @@
 //! The L1 of the tests, when it does not lie.
 
 use coco_part_api::range::PageSize;
+use coco_part_api::svsm::list::decode_page;
 use coco_part_api::{CallRegs, GuestMemory};
 use x86_64::PhysAddr;
 use zerocopy::IntoBytes;
 
-use super::{Memory, World};
+use super::{CALL_AREA, Memory, World};
 use crate::codec::{
-    ATTEST, Action, AttestRequest, CHANGE_PAGES, CREATE, CallResult, DELETE, Entry, IDENTIFY, ListHeader, OWN, QUERY,
-    REMAP,
+    ATTEST, Action, AttestRequest, CHANGE_PAGES, CREATE, CallResult, CommandHeader, DELETE, DEPOSIT, Entry, IDENTIFY,
+    ListHeader, OWN, QUERY, REMAP, TPM_COMMAND, TPM_QUERY, VTPM, WITHDRAW,
 };
 
 impl World {
@@ -21,6 +22,7 @@ impl World {
                 let version = match (regs.rcx >> 32) as u32 {
                     0 => self.core,
                     OWN => self.own,
+                    VTPM => self.vtpm,
                     _ => 0,
                 };
                 CallRegs { rcx: version, ..done(CallResult::SUCCESS) }
@@ -29,7 +31,14 @@ impl World {
                 let [rcx, rdx, r8] = self.identity;
                 CallRegs { rcx, rdx, r8, ..done(CallResult::SUCCESS) }
             }
-            id if id == CHANGE_PAGES.to_rax() => done(self.change(memory, PhysAddr::new(regs.rcx))),
+            id if id == CHANGE_PAGES.to_rax() => done(self.change(memory, PhysAddr::new(regs.rcx), Self::change_one)),
+            id if id == DEPOSIT.to_rax() => done(self.change(memory, PhysAddr::new(regs.rcx), Self::deposit_one)),
+            id if id == WITHDRAW.to_rax() => {
+                self.withdraw(memory, PhysAddr::new(regs.rcx));
+                done(CallResult::SUCCESS)
+            }
+            id if id == TPM_QUERY.to_rax() => CallRegs { rcx: 1 << 8, rdx: 0, ..done(CallResult::SUCCESS) },
+            id if id == TPM_COMMAND.to_rax() => done(tpm(memory, PhysAddr::new(regs.rcx))),
             id if id == CREATE.to_rax() => {
                 if self.vcpus.contains_key(&frame) {
                     return done(CallResult::INVALID_ADDRESS);
@@ -56,7 +65,7 @@ impl World {
         }
     }
 
-    fn change(&mut self, memory: &Memory, at: PhysAddr) -> CallResult {
+    fn change(&mut self, memory: &Memory, at: PhysAddr, one: fn(&mut Self, u64) -> CallResult) -> CallResult {
         let mut header: ListHeader = memory.read_value(at).unwrap();
         let mut left = self.budget;
         let result = loop {
@@ -68,7 +77,7 @@ impl World {
             }
             left -= 1;
             let word: u64 = memory.read_value(at + 8 + 8 * u64::from(header.next)).unwrap();
-            let result = self.change_one(&Entry::decode(word).unwrap());
+            let result = one(self, word);
             if !result.is_success() {
                 break result;
             }
@@ -78,7 +87,33 @@ impl World {
         result
     }
 
-    fn change_one(&mut self, entry: &Entry) -> CallResult {
+    fn deposit_one(&mut self, word: u64) -> CallResult {
+        let block = decode_page(word).unwrap();
+        let frames = block.range().first_number()..block.range().first_number() + block.range().frames();
+        if block.size() == PageSize::Large && self.small.contains(&frames.start) {
+            return CallResult::FAIL_SIZE_MISMATCH;
+        }
+        if !frames.clone().all(|frame| self.valid.contains(&frame) && !self.deposited.contains(&frame)) {
+            return CallResult::INVALID_ADDRESS;
+        }
+        self.deposited.extend(frames);
+        CallResult::SUCCESS
+    }
+
+    /// As many as fit behind the head.
+    fn withdraw(&mut self, memory: &Memory, at: PhysAddr) {
+        let room = (4096 - at.as_u64() % 4096) / 8 - 1;
+        let count = self.deposited.len().min(room as usize);
+        memory.write(at, &(count as u64).to_le_bytes()).unwrap();
+        for (index, frame) in self.deposited.drain(..count).enumerate() {
+            memory.write(at + 8 * (1 + index as u64), &(frame << 12).to_le_bytes()).unwrap();
+        }
+        let area = PhysAddr::new(CALL_AREA + 1);
+        memory.write(area, &[u8::from(!self.deposited.is_empty())]).unwrap();
+    }
+
+    fn change_one(&mut self, word: u64) -> CallResult {
+        let entry = Entry::decode(word).unwrap();
         let range = entry.block.range();
         let frames = range.first_number()..range.first_number() + range.frames();
         if entry.block.size() == PageSize::Large && self.small.contains(&frames.start) {
@@ -98,4 +133,16 @@ impl World {
         }
         CallResult::SUCCESS
     }
+}
+
+/// A vTPM that answers backwards.
+fn tpm(memory: &Memory, at: PhysAddr) -> CallResult {
+    let header: CommandHeader = memory.read_value(at).unwrap();
+    let Ok(len) = header.check() else { return CallResult::INVALID_PARAMETER };
+    let mut bytes = std::vec![0; len];
+    memory.read(at + 9, &mut bytes).unwrap();
+    bytes.reverse();
+    memory.write(at, &(len as u32).to_le_bytes()).unwrap();
+    memory.write(at + 4, &bytes).unwrap();
+    CallResult::SUCCESS
 }

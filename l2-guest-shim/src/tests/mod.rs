@@ -1,10 +1,12 @@
 //! A port over an L1 in a few lines: it keeps page states, answers like the protocol says, and can be told to lie.
 
 mod attest;
+mod deposit;
 mod l1;
 mod negotiate;
 mod pages;
 mod vcpu;
+mod vtpm;
 
 use core::fmt;
 use std::cell::RefCell;
@@ -113,6 +115,8 @@ pub(super) enum Lie {
     Regs(u64, u64, u64),
     /// Serves it, then says this cursor.
     ThenCursor(u16),
+    /// Says that it is done, and writes this word there.
+    Overwrite(u64, u32),
 }
 
 pub(super) struct World {
@@ -139,6 +143,10 @@ pub(super) struct World {
     pub(super) running: BTreeSet<u32>,
     pub(super) start_fails: bool,
     pub(super) evidence: (u64, u64),
+    /// Frames that L1 keeps, in the order in which it gives them back.
+    pub(super) deposited: Vec<u64>,
+    /// Versions of the vTPM's protocol.
+    pub(super) vtpm: u64,
 }
 
 impl Default for World {
@@ -163,6 +171,8 @@ impl Default for World {
             running: BTreeSet::new(),
             start_fails: false,
             evidence: (100, 0),
+            deposited: Vec::new(),
+            vtpm: 1 << 32 | 1,
         }
     }
 }
@@ -221,6 +231,10 @@ impl CallMonitor for Port {
                 Ok(regs.with_result(CallResult(result)))
             }
             Some(Lie::Regs(rcx, rdx, r8)) => Ok(CallRegs { rcx, rdx, r8, ..world.serve(&self.memory, regs) }),
+            Some(Lie::Overwrite(at, word)) => {
+                self.memory.write(PhysAddr::new(at), &word.to_le_bytes()).unwrap();
+                Ok(regs.with_result(CallResult::SUCCESS))
+            }
             Some(Lie::ThenCursor(value)) => {
                 let answer = world.serve(&self.memory, regs);
                 cursor(value);

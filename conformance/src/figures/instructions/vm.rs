@@ -71,6 +71,7 @@ impl<V: NullVendor> Vm<V> {
             memory: map(&[(GUEST, GUEST_BYTES)]),
             level: LEVEL,
             limits: Limits { vcpus: VCPUS as u32, ..Limits::default() },
+            vtpm: None,
         };
         let backend = V::backend(memory).map_err(|error| text(&error))?;
         let mut monitor = Monitor::new(backend, NullProcessor, shared);

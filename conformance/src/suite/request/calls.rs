@@ -1,9 +1,7 @@
 //! Pages that are valid already, and calls that nobody knows.
 
 use coco_part_api::svsm::list::Action;
-use coco_part_api::svsm::{
-    CONFIGURE_VTOM, CORE, CallId, CallResult, DEPOSIT_MEM, PVALIDATE, QUERY_PROTOCOL, WITHDRAW_MEM, own,
-};
+use coco_part_api::svsm::{APIC, CONFIGURE_VTOM, CORE, CallId, CallResult, PVALIDATE, QUERY_PROTOCOL, VTPM, own};
 use coco_part_api::{CallRegs, GuestMemory, GuestPort, HasMemory, PageSize};
 use x86_64::PhysAddr;
 
@@ -94,8 +92,8 @@ pub(super) fn unknown_calls<P: Platform>(bench: &mut Bench<P>) -> Check {
             strange("protocol 2^32-1", u32::MAX, u32::MAX, CallResult::UNSUPPORTED_PROTOCOL),
             strange("core call 8", CORE, 8, CallResult::UNSUPPORTED_CALL),
             strange("core call 2^32-1", CORE, u32::MAX, CallResult::UNSUPPORTED_CALL),
-            strange("deposit", CORE, DEPOSIT_MEM, CallResult::UNSUPPORTED_CALL),
-            strange("withdraw", CORE, WITHDRAW_MEM, CallResult::UNSUPPORTED_CALL),
+            strange("vTPM without a device", VTPM, 0, CallResult::UNSUPPORTED_PROTOCOL),
+            strange("APIC", APIC, 0, CallResult::UNSUPPORTED_PROTOCOL),
             strange("own protocol, unknown call", own::PROTOCOL, 99, CallResult::UNSUPPORTED_CALL),
             Probe::core("configure vTOM", CONFIGURE_VTOM, 2, CallResult::INVALID_REQUEST),
         ],
@@ -107,8 +105,13 @@ pub(super) fn unknown_calls<P: Platform>(bench: &mut Bench<P>) -> Check {
         };
         let core = query(0, 1);
         same("core", call(&mut l2, core)?, CallRegs { rcx: 1 << 32 | 1, ..core.with_result(CallResult::SUCCESS) })?;
-        let unknown = query(77, 1);
-        same("unknown", call(&mut l2, unknown)?, CallRegs { rcx: 0, ..unknown.with_result(CallResult::SUCCESS) })?;
+        for protocol in [77, u64::from(VTPM), u64::from(APIC)] {
+            let unknown = query(protocol, 1);
+            same("unknown", call(&mut l2, unknown)?, CallRegs { rcx: 0, ..unknown.with_result(CallResult::SUCCESS) })?;
+        }
+        let vtom = CallRegs { r9: 9, ..CallRegs::call(CallId::new(CORE, CONFIGURE_VTOM), 1, 7, 8) };
+        let nothing = CallRegs { rcx: 0, rdx: 0, r8: 0, ..vtom.with_result(CallResult::SUCCESS) };
+        same("vTOM query", call(&mut l2, vtom)?, nothing)?;
         let own = query(u64::from(own::PROTOCOL), 1);
         same("own", call(&mut l2, own)?, CallRegs { rcx: 1 << 32 | 1, ..own.with_result(CallResult::SUCCESS) })
     })

@@ -64,8 +64,13 @@ impl GuestMemory for MockMemory {
     }
 
     fn zero(&self, range: FrameRange) -> Result<(), MockError> {
-        self.0.with(|books| books.zero(range));
-        Ok(())
+        self.0.with(|books| {
+            if books.faults.range(range.start().as_u64()..range.start().as_u64() + range.bytes()).next().is_some() {
+                return Err(MockError(ErrorKind::Inaccessible));
+            }
+            books.zero(range);
+            Ok(())
+        })
     }
 
     fn swap_u8(&self, _: PhysAddr, _: u8) -> Result<u8, MockError> {

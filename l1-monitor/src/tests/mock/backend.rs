@@ -68,7 +68,7 @@ impl Identify for MockBackend {
             host_reach: HostReach::Direct,
             rescind_unassigned: if self.world.with(|books| books.only_shared) { Support::No } else { Support::Yes },
             flush: FlushReach::OwnVcpu,
-            binding: Binding::Hardware,
+            binding: if self.world.with(|books| books.bound_by_monitor) { Binding::Monitor } else { Binding::Hardware },
             inject: Support::No,
         }
     }
@@ -257,15 +257,17 @@ impl RunLevel for MockBackend {
 }
 
 /// What the mock's evidence consists of: level, then nonce.
-fn evidence(level: Level, data: &[u8; REPORT_DATA], out: &mut [u8]) -> Evidence {
+fn evidence(level: Level, data: &[u8; REPORT_DATA], form: DataForm, out: &mut [u8]) -> Evidence {
     out[0] = level.number();
     out[1..65].copy_from_slice(data);
-    Evidence { len: 65, names: level, bound_by: Binding::Hardware, data: DataForm::Digest }
+    Evidence { len: 65, names: level, bound_by: Binding::Hardware, data: form }
 }
 
 impl Attest for MockBackend {
     fn attest(&mut self, data: &[u8; REPORT_DATA], out: &mut [u8]) -> Result<Evidence, MockError> {
-        Ok(evidence(Level::Monitor, data, out))
+        self.simple(Op::Attest, At::Attest, |_| ())?;
+        let form = if self.world.with(|books| books.bound_by_monitor) { DataForm::Digest } else { DataForm::Verbatim };
+        Ok(evidence(Level::Monitor, data, form, out))
     }
 }
 
@@ -279,7 +281,7 @@ impl AttestFor for MockBackend {
     ) -> Result<Evidence, MockError> {
         assert!(manifest.is_empty());
         self.simple(Op::AttestFor, At::AttestFor, |_| ())?;
-        Ok(evidence(level.into(), nonce, out))
+        Ok(evidence(level.into(), nonce, DataForm::Digest, out))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod around;
 mod backend;
+mod tpm;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,6 +15,7 @@ use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
 pub(crate) use around::MockProcessor;
 pub(crate) use backend::{MockBackend, MockSeed};
+pub(crate) use tpm::MockTpm;
 
 use super::VCPUS;
 
@@ -39,6 +41,7 @@ pub(crate) enum Op {
     Run,
     SetCallArea(u64),
     Answer,
+    Attest,
     AttestFor,
     Fill(BootPage),
     CreateVcpu(u64),
@@ -62,6 +65,7 @@ pub(crate) enum At {
     Retire,
     SetCallArea,
     Answer,
+    Attest,
     AttestFor,
     Fill,
     CreateVcpu,
@@ -116,6 +120,7 @@ struct Books {
     after_read: Option<Hook>,
     before_write: Option<Hook>,
     only_shared: bool,
+    bound_by_monitor: bool,
 }
 
 /// The machine under all vCPUs.
@@ -157,6 +162,15 @@ impl World {
     /// The machine cannot leave pages unassigned.
     pub(crate) fn only_shared(&self) {
         self.with(|books| books.only_shared = true);
+    }
+
+    /// The hardware signs no level.
+    pub(crate) fn bound_by_monitor(&self) {
+        self.with(|books| books.bound_by_monitor = true);
+    }
+
+    pub(crate) fn no_fault_at(&self, at: u64) {
+        self.with(|books| books.faults.remove(&at) | books.write_faults.remove(&at));
     }
 
     pub(crate) fn fault_at(&self, at: u64) {
