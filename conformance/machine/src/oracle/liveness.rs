@@ -14,12 +14,16 @@ const MSR_RUN_VMPL: u64 = 0x016;
 const SW_EXIT_CODE: u64 = 0x390;
 /// GHCB page: run VMPL (ghcb_nae.csv).
 const NAE_RUN_VMPL: u64 = 0x8000_0018;
-/// SVSM call id of PVALIDATE: protocol 0, call 1 (svsm_protocol.csv).
+/// SVSM call ids of protocol 0 whose work depends on a list (svsm_protocol.csv): PVALIDATE.
 const CALL_PVALIDATE: u64 = 1;
+/// DEPOSIT_MEM.
+const CALL_DEPOSIT_MEM: u64 = 4;
+/// WITHDRAW_MEM. Its list is an answer: as long as its page lets it.
+const CALL_WITHDRAW_MEM: u64 = 5;
 /// A list has no more entries than fit in its page.
 const MAX_ENTRIES: u64 = 511;
 
-/// How many steps VMPL0 may take for one call: `base`, and for a PVALIDATE list `per_entry` for each entry and `per_page` for
+/// How many steps VMPL0 may take for one call: `base`, and for a list of pages `per_entry` for each entry and `per_page` for
 /// each 4 KiB page of a 2M entry (it may have to be done in small pages).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgressLimit {
@@ -164,10 +168,14 @@ impl Machine {
         let Some(page) = self.peek(vmsa_gpa, crate::PAGE_SIZE as usize, Some(0)) else { return limit.base };
         let registers =
             Regs { rax: vmsa::read_u64(&page, vmsa::RAX), rcx: vmsa::read_u64(&page, vmsa::RCX), ..Regs::default() };
-        if registers.rax != CALL_PVALIDATE {
-            return limit.base;
-        }
         let list = registers.rcx;
+        match registers.rax {
+            CALL_PVALIDATE | CALL_DEPOSIT_MEM => {}
+            CALL_WITHDRAW_MEM => {
+                return limit.base + limit.per_entry * ((crate::PAGE_SIZE - list % crate::PAGE_SIZE) / 8);
+            }
+            _ => return limit.base,
+        }
         let quad = |at: u64| {
             let bytes = self.peek(at, 8, Some(0))?;
             Some(vmsa::read_u64(&bytes, 0))

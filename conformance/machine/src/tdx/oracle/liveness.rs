@@ -9,8 +9,12 @@ use crate::tdx::guest_state::gpr;
 use crate::tdx::status::{OPERAND_BUSY, leaf, reason, vmcall};
 use crate::tdx::{Answer, Machine, Op, Outcome, Regs, TdExit};
 
-/// SVSM call id of PVALIDATE: protocol 0, call 1 (svsm_protocol.csv).
+/// SVSM call ids of protocol 0 whose work depends on a list (svsm_protocol.csv): PVALIDATE.
 const CALL_PVALIDATE: u64 = 1;
+/// DEPOSIT_MEM.
+const CALL_DEPOSIT_MEM: u64 = 4;
+/// WITHDRAW_MEM. Its list is an answer: as long as its page lets it.
+const CALL_WITHDRAW_MEM: u64 = 5;
 /// A list has no more entries than fit in its page.
 const MAX_ENTRIES: u64 = 511;
 
@@ -114,8 +118,12 @@ impl Machine {
         let limit = self.oracles.progress;
         let Some(guest) = self.guest(vcpu, vm) else { return limit.base };
         let (rax, list) = (guest.state.gpr[gpr::RAX], guest.state.gpr[gpr::RCX]);
-        if rax != CALL_PVALIDATE {
-            return limit.base;
+        match rax {
+            CALL_PVALIDATE | CALL_DEPOSIT_MEM => {}
+            CALL_WITHDRAW_MEM => {
+                return limit.base + limit.per_entry * ((crate::PAGE_SIZE - list % crate::PAGE_SIZE) / 8);
+            }
+            _ => return limit.base,
         }
         let quad = |at: u64| {
             let bytes = self.peek(at, 8, Some(0))?;
