@@ -99,7 +99,6 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("coco-part-api/src/level.rs", "tdx", "says what a vCPU's number is on each vendor"),
     ("coco-part-api/docs/monitor.rs", "pvalidate", "a call of the protocol"),
     ("l1-monitor/src/service/", "pvalidate", "a call of the protocol, and the file that serves it"),
-    ("l1-monitor/src/shared.rs", "pvalidate", "a bound on a call of the protocol"),
     ("l1-monitor/src/tests/", "pvalidate", "a call of the protocol"),
     ("l1-monitor/src/service/", "vtom", "a call of the protocol"),
     ("l1-monitor/src/tests/", "vtom", "a call of the protocol"),

@@ -2,7 +2,9 @@
 
 mod calls;
 mod lists;
+mod memory;
 mod places;
+mod services;
 
 use calls::{mixed_large_page, unknown_calls, validate_twice};
 use lists::{bounded_work, counts, duplicates, names_itself, placement, reserved_bits, stops_at_entry};
@@ -12,14 +14,14 @@ use super::{Case, Kind};
 use crate::platform::Platform;
 
 macro_rules! case {
-    ($id:literal, $rule:literal, [$($threat:literal),*], $kind:ident, $text:literal, $run:ident) => {
+    ($id:literal, $rule:literal, [$($threat:literal),*], $kind:ident, $text:literal, $run:expr) => {
         Case { id: $id, rule: $rule, threats: &[$($threat),*], kind: Kind::$kind, text: $text, run: $run }
     };
 }
 
 /// The cases of this file.
 pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
-    vec![
+    let mut all = vec![
         case!(
             "M7-pages-of-l1",
             "M7",
@@ -163,6 +165,94 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
             Bounds,
             "a long list is done in several calls, each answering \"incomplete\" with its cursor",
             bounded_work
+        ),
+    ];
+    all.extend(further());
+    all
+}
+
+/// Cases of what came after the first calls: memory for L1, and its services.
+fn further<P: Platform>() -> Vec<Case<P>> {
+    vec![
+        case!(
+            "M3-deposit-withdraw",
+            "M3",
+            ["PG-09"],
+            Contract,
+            "deposited pages are out of the guest's reach; withdrawn ones read as zero and are plain memory again",
+            memory::there_and_back
+        ),
+        case!(
+            "M7-deposit-not-own",
+            "M7",
+            ["RQ-01", "RQ-02", "RQ-03", "RQ-04"],
+            HostileGuest,
+            "nothing but the caller's plain valid pages is deposited",
+            memory::not_own
+        ),
+        case!(
+            "M7-deposited-pages",
+            "M7",
+            ["RQ-01", "RQ-10"],
+            HostileGuest,
+            "a deposited page is named in no other call and holds no argument of one",
+            memory::kept_by_l1
+        ),
+        case!(
+            "H1-deposit-lists",
+            "H1",
+            ["RQ-06", "RQ-07", "RQ-08", "RQ-09", "RQ-10"],
+            HostileGuest,
+            "lists of pages to deposit, and places for withdrawn ones, are refused for every bad bit, count and place",
+            memory::lists
+        ),
+        case!(
+            "H1-withdrawn-lists",
+            "H1",
+            ["RQ-09"],
+            HostileGuest,
+            "a list of withdrawn pages ends with its page, whatever count the guest put there",
+            memory::bounded_lists
+        ),
+        case!(
+            "M4-deposit-stops-at-entry",
+            "M4",
+            ["PG-27", "RQ-13"],
+            HostileGuest,
+            "a deposit stops at its first bad entry, a page named twice among them, and keeps nothing behind it",
+            memory::stops_at_entry
+        ),
+        case!(
+            "S2-vtpm-commands",
+            "S2",
+            ["VT-01"],
+            Contract,
+            "a vTPM command is framed as published, at any address, and its response overwrites the buffer",
+            services::vtpm
+        ),
+        case!(
+            "H1-vtpm-frames",
+            "H1",
+            ["VT-01", "VT-02"],
+            HostileGuest,
+            "other platform commands, localities, sizes and places of a vTPM command are refused",
+            services::vtpm_refusals
+        ),
+        case!(
+            "A1-services-evidence",
+            "A1",
+            ["AT-01"],
+            Contract,
+            "evidence over L1's services is its own over nonce and manifest, and is given where the hardware signs levels",
+            services::evidence
+        ),
+        case!(
+            "H1-services-requests",
+            "H1",
+            ["RQ-26", "RQ-27"],
+            HostileGuest,
+            "requests for such evidence with bad buffers, sizes, overlaps and places are refused",
+            services::evidence_refusals
         ),
     ]
 }

@@ -129,6 +129,7 @@ fn a_backend_that_stops_in_the_middle_of_a_deposit_leaves_the_rest_as_it_was() {
             (ErrorKind::SizeMismatch, CallResult::FAIL_SIZE_MISMATCH),
             (ErrorKind::Refused, CallResult::FAIL_INPUT),
             (ErrorKind::Busy, CallResult::BUSY),
+            (ErrorKind::NotPermitted, CallResult::FAIL_PERMISSION),
         ] {
             let fixture = Fixture::new();
             fixture.world.poke(OWNED + 2 * PAGE, b"kept");

@@ -1,12 +1,15 @@
 //! Services beside the core protocol: the vTPM, and evidence over what L1 serves.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use coco_part_api::svsm::attest::{
     ATTEST_SERVICES, ATTEST_SINGLE_SERVICE, ReportData, ServicesRequest, SingleRequest, VTPM_SERVICE, write_manifest,
 };
 use coco_part_api::svsm::vtpm::{CommandHeader, SEND_COMMAND, VTPM_CMD, VTPM_QUERY};
-use coco_part_api::svsm::{ATTESTATION, CORE, CallId, CallResult, QUERY_PROTOCOL, VTPM};
+use coco_part_api::svsm::{ATTESTATION, CORE, CallId, CallResult, QUERY_PROTOCOL, VTPM, own};
 use coco_part_api::{
-    Binding, CallRegs, GuestMemory, GuestPort, HasMemory, Identify, MemoryMap, REPORT_DATA, attest::DOMAIN_TAG,
+    Binding, CallRegs, Capabilities, GuestMemory, HasMemory, MemoryMap, REPORT_DATA, attest::DOMAIN_TAG,
 };
 use l2_guest_shim::{Limits, Shim};
 use x86_64::PhysAddr;
@@ -159,23 +162,19 @@ fn sound<P: Platform>(l2: &L2<'_, P>, answer: CallRegs, nonce: &[u8], manifest: 
     data.update(nonce);
     data.update(manifest);
     let data = data.finish().map_err(|kind| format!("{kind:?}"))?;
-    ensure(report.windows(REPORT_DATA).any(|bytes| bytes == data), || "the report is not over nonce and manifest".into())
+    ensure(report.windows(REPORT_DATA).any(|bytes| bytes == data), || {
+        "the report is not over nonce and manifest".into()
+    })
 }
 
 pub(super) fn evidence<P: Platform>(bench: &mut Bench<P>) -> Check {
     let options = with_vtpm(bench);
     as_guest(bench, options, |mut l2| {
-        let single = SingleRequest {
-            common: request(),
-            service_guid: VTPM_SERVICE,
-            manifest_version: 0,
-            reserved_0x54: 0,
-        };
-        let map = MemoryMap::new(&l2.home.guest_ram).map_err(|error| error.to_string())?;
-        let by_hardware = {
-            let shim = Shim::negotiate(&mut l2.port, map, Limits::default()).map_err(|error| error.to_string())?;
-            shim.capabilities().binding == Binding::Hardware
-        };
+        let single =
+            SingleRequest { common: request(), service_guid: VTPM_SERVICE, manifest_version: 0, reserved_0x54: 0 };
+        let identity = call(&mut l2, CallRegs::call(CallId::new(own::PROTOCOL, own::IDENTIFY), 0, 0, 0))?;
+        let capabilities = Capabilities::from_bits(identity.r8).ok_or("no capabilities")?;
+        let by_hardware = capabilities.binding == Binding::Hardware;
         same("versions", versions(&mut l2, ATTESTATION)?, if by_hardware { 1 << 32 | 1 } else { 0 })?;
         if !by_hardware {
             // Nothing but report data could tell this evidence from that of a level: it is not to be had.
@@ -239,15 +238,21 @@ pub(super) fn evidence_refusals<P: Platform>(bench: &mut Bench<P>) -> Check {
         let words = request.as_bytes().chunks(8).map(word);
         (0..).map(|index| REQUEST + 8 * index).zip(words).collect::<Vec<_>>()
     };
-    let options = bench.options();
     // Where the protocol is not spoken, no argument is looked at.
-    let spoken = P::PROPERTIES.contains(&crate::platform::Property::HardwareSignsLevel);
+    let spoken = Rc::new(Cell::new(false));
+    let options = bench.options();
+    let inside = Rc::clone(&spoken);
+    as_guest(bench, options, move |mut l2| {
+        inside.set(versions(&mut l2, ATTESTATION)? != 0);
+        Ok(())
+    })?;
+    let options = bench.options();
     let mut world = bench.world(options);
     let probes = cases.map(|(what, request, want)| Probe {
         what: what.to_owned(),
         words: words(&request),
         regs: CallRegs::call(CallId::new(ATTESTATION, ATTEST_SERVICES), REQUEST, 7, 8),
-        want: if spoken { want } else { CallResult::UNSUPPORTED_PROTOCOL },
+        want: if spoken.get() { want } else { CallResult::UNSUPPORTED_PROTOCOL },
     });
     refused_in(&mut world, probes.to_vec(), |_| Ok(()))
 }
