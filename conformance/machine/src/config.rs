@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::host;
+use crate::{PAGES_PER_LARGE, host};
 
 /// What happens to a store into a VMSA page that some vCPU is running. The sources do not settle it, so both exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub struct Config {
     pub vcpus: u8,
     /// Implemented VMPLs, 1 to 4.
     pub vmpls: u8,
+    /// Small pages in a large one: 512 on silicon. A smaller power of two, from 2 on, makes a machine of which every state can
+    /// be visited. Its large pages have [`Machine::large_page_size`](crate::Machine::large_page_size) bytes; the requests that the
+    /// host serves speak of 512 all the same.
+    pub pages_per_large: u64,
     /// INVLPGB and TLBSYNC exist in the guest; otherwise #UD.
     pub invlpgb: bool,
     /// RMPQUERY exists; otherwise #UD.
@@ -53,6 +57,7 @@ impl Default for Config {
             spare: vec![(1 << 40, 16 << 20)],
             vcpus: 1,
             vmpls: 4,
+            pages_per_large: PAGES_PER_LARGE,
             invlpgb: true,
             rmpquery: false,
             vmsa_write: VmsaWrite::default(),

@@ -6,7 +6,7 @@ use crate::memory::PageBytes;
 use crate::nested::{MapSize, offset_of, page_of};
 use crate::rmp::{GUEST_ASID, RmpEntry, code, perm};
 use crate::run::{KeyState, Pending};
-use crate::{Answer, ExitInfo, HostEvent, LARGE_PAGE_SIZE, Machine, PAGE_SIZE, PAGES_PER_LARGE, Resume, RunKey, Vcpu};
+use crate::{Answer, ExitInfo, HostEvent, Machine, PAGE_SIZE, Resume, RunKey, Vcpu};
 
 /// The vCPU that host actions outside an exit are recorded under.
 const BOOT_VCPU: Vcpu = Vcpu(0);
@@ -23,7 +23,8 @@ impl Machine {
     }
 
     fn try_rmpupdate(&mut self, spa: u64, large: bool, assign: Option<u64>) -> u32 {
-        let (size, count) = if large { (LARGE_PAGE_SIZE, PAGES_PER_LARGE) } else { (PAGE_SIZE, 1) };
+        let count = if large { self.pages_per_large() } else { 1 };
+        let size = count * PAGE_SIZE;
         let page = page_of(spa);
         let aligned = spa.is_multiple_of(size) && assign.is_none_or(|gpa| gpa.is_multiple_of(size));
         if !aligned || !self.rmp.is_covered(page, count) {
@@ -77,7 +78,7 @@ impl Machine {
     /// map stays as it is, and so do cached translations.
     pub fn psmash(&mut self, spa: u64) -> u32 {
         let page = page_of(spa);
-        let result = if !spa.is_multiple_of(LARGE_PAGE_SIZE) || !self.rmp.is_large(page) {
+        let result = if !spa.is_multiple_of(self.large_page_size()) || !self.rmp.is_large(page) {
             code::FAIL_INPUT
         } else {
             self.rmp.smash(page);
@@ -91,7 +92,7 @@ impl Machine {
     /// Cached translations of the guest page go, on all vCPUs. An explicit mapping must have the size of the RMP entry
     /// (RMP-037); the identity map of the start follows it by itself.
     pub fn map(&mut self, gpa: u64, large: bool, spa: Option<u64>) {
-        let count = if large { PAGES_PER_LARGE } else { 1 };
+        let count = if large { self.pages_per_large() } else { 1 };
         let first = page_of(gpa) / count * count;
         for page in first..first + count {
             if let Some((old, _)) = self.nested.get(page) {

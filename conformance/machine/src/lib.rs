@@ -82,7 +82,7 @@ pub use trace::{Event, EventKind, HostEvent, OpSummary};
 
 /// Bytes of a small page.
 pub const PAGE_SIZE: u64 = 0x1000;
-/// Bytes of a large page.
+/// Bytes of a large page of silicon.
 pub const LARGE_PAGE_SIZE: u64 = 0x20_0000;
-/// Small pages in a large one.
+/// Small pages in a large one of silicon.
 pub const PAGES_PER_LARGE: u64 = 512;

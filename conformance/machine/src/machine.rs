@@ -11,7 +11,10 @@ use crate::ranges::RangeSet;
 use crate::rmp::{Rmp, RmpEntry};
 use crate::run::{KeyState, VcpuState};
 use crate::trace::Trace;
-use crate::{Config, Counters, Event, EventKind, HostEvent, RULES, RunKey, Vcpu, Violation, host, psp};
+use crate::{
+    Config, Counters, Event, EventKind, HostEvent, PAGE_SIZE, PAGES_PER_LARGE, RULES, RunKey, Vcpu, Violation, host,
+    psp,
+};
 
 /// An SEV-SNP machine with one guest, its host and its security processor.
 #[derive(Clone, Debug)]
@@ -39,11 +42,13 @@ impl Machine {
     /// # Panics
     /// If [`Config::broken_rules`] names a rule that is not in [`RULES`]: a mutant without effect proves nothing.
     pub fn new(config: Config) -> Self {
+        let pages_per_large = config.pages_per_large.next_power_of_two().clamp(2, PAGES_PER_LARGE);
+        let config = Config { pages_per_large, ..config };
         for id in &config.broken_rules {
             assert!(RULES.iter().any(|(known, _)| known == id), "no rule has the id {id}");
         }
         let mut covered = RangeSet::default();
-        let mut nested = NestedMap::new();
+        let mut nested = NestedMap::new(pages_per_large);
         for (start, len) in &config.ram {
             let (first, end) = (page_of(*start), page_of(start.saturating_add(*len)));
             covered.insert(first, end);
@@ -55,9 +60,9 @@ impl Machine {
         let vcpus = usize::from(config.vcpus.clamp(1, 8));
         Self {
             memory: Memory::new(config.seed),
-            rmp: Rmp::new(covered),
+            rmp: Rmp::new(covered, pages_per_large),
             nested,
-            vcpus: alloc::vec![VcpuState::default(); vcpus],
+            vcpus: alloc::vec![VcpuState::new(pages_per_large); vcpus],
             keys: BTreeMap::new(),
             generations: BTreeMap::new(),
             oracles: Oracles::default(),
@@ -74,6 +79,16 @@ impl Machine {
     /// What this machine was made of.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Small pages in a large one.
+    pub(crate) fn pages_per_large(&self) -> u64 {
+        self.config.pages_per_large
+    }
+
+    /// Bytes of a large page ([`Config::pages_per_large`]).
+    pub fn large_page_size(&self) -> u64 {
+        self.config.pages_per_large * PAGE_SIZE
     }
 
     /// Steps executed so far, over all vCPUs.

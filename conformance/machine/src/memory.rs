@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use crate::page_map::{Block, PageMap};
-use crate::{PAGE_SIZE, PAGES_PER_LARGE};
+use crate::PAGE_SIZE;
+use crate::page_map::{Block, PAGES_PER_BLOCK, PageMap};
 
 /// Top 16 bits of every quadword of a page whose contents are undefined: it changed hands and nobody wrote it.
 pub const GARBAGE_TAG: u16 = 0xbad0;
@@ -113,7 +113,7 @@ impl Memory {
 
     /// The contents of the 512 pages of a block.
     pub(crate) fn block_pages(block: &Block<Content>) -> impl Iterator<Item = &Content> {
-        (0..PAGES_PER_LARGE as usize).map(move |index| match block {
+        (0..PAGES_PER_BLOCK as usize).map(move |index| match block {
             Block::Uniform(content) => content,
             Block::Pages(pages) => &pages[index],
         })

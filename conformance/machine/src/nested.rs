@@ -3,8 +3,8 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::PAGE_SIZE;
 use crate::page_map::PageMap;
-use crate::{PAGE_SIZE, PAGES_PER_LARGE};
 
 /// Size of a nested mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,12 @@ pub(crate) struct NestedMap {
     slots: PageMap<Option<Slot>>,
     /// System pages that a guest page was mapped to before and that were validated for it then.
     displaced: BTreeMap<u64, Vec<u64>>,
+    pages_per_large: u64,
 }
 
 impl NestedMap {
-    pub(crate) fn new() -> Self {
-        Self { slots: PageMap::new(None), displaced: BTreeMap::new() }
+    pub(crate) fn new(pages_per_large: u64) -> Self {
+        Self { slots: PageMap::new(None), displaced: BTreeMap::new(), pages_per_large }
     }
 
     pub(crate) fn map_identity(&mut self, page: u64, count: u64) {
@@ -45,7 +46,7 @@ impl NestedMap {
     }
 
     pub(crate) fn set(&mut self, gpa_page: u64, large: bool, spa_page: Option<u64>) {
-        let count = if large { PAGES_PER_LARGE } else { 1 };
+        let count = if large { self.pages_per_large } else { 1 };
         let size = if large { MapSize::Large } else { MapSize::Small };
         let slot = spa_page.map(|spa| Slot { delta: spa.wrapping_sub(gpa_page), size });
         if !large {
@@ -54,11 +55,11 @@ impl NestedMap {
         self.slots.fill(gpa_page, count, &slot);
     }
 
-    /// A 2M mapping of which one page changes becomes 512 mappings.
+    /// A 2M mapping of which one page changes becomes small mappings.
     fn break_up(&mut self, gpa_page: u64) {
         if self.slots.get(gpa_page).is_some_and(|slot| slot.size == MapSize::Large) {
-            let first = gpa_page - gpa_page % PAGES_PER_LARGE;
-            for page in first..first + PAGES_PER_LARGE {
+            let first = gpa_page - gpa_page % self.pages_per_large;
+            for page in first..first + self.pages_per_large {
                 if let Some(slot) = self.slots.get_mut(page) {
                     slot.size = MapSize::Small;
                 }

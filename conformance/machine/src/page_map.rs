@@ -4,7 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::PAGES_PER_LARGE;
+/// Pages of a block. It is how values are stored, whatever the size of the machine's large pages.
+pub(crate) const PAGES_PER_BLOCK: u64 = 512;
 
 /// The values of one 2 MiB block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(crate) struct PageMap<T> {
 
 fn split(page: u64) -> (u64, usize) {
     // The remainder is below 512.
-    (page / PAGES_PER_LARGE, (page % PAGES_PER_LARGE) as usize)
+    (page / PAGES_PER_BLOCK, (page % PAGES_PER_BLOCK) as usize)
 }
 
 impl<T: Clone> PageMap<T> {
@@ -46,7 +47,7 @@ impl<T: Clone> PageMap<T> {
         let default = &self.default;
         let block = self.blocks.entry(number).or_insert_with(|| Block::Uniform(default.clone()));
         if let Block::Uniform(value) = block {
-            *block = Block::Pages(vec![value.clone(); PAGES_PER_LARGE as usize]);
+            *block = Block::Pages(vec![value.clone(); PAGES_PER_BLOCK as usize]);
         }
         match block {
             Block::Pages(values) => &mut values[index],
@@ -64,9 +65,9 @@ impl<T: Clone> PageMap<T> {
         let mut at = page;
         while at < end {
             let (block, index) = split(at);
-            if index == 0 && end - at >= PAGES_PER_LARGE {
+            if index == 0 && end - at >= PAGES_PER_BLOCK {
                 self.blocks.insert(block, Block::Uniform(value.clone()));
-                at += PAGES_PER_LARGE;
+                at += PAGES_PER_BLOCK;
             } else {
                 self.set(at, value.clone());
                 at += 1;

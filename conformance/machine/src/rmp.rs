@@ -6,7 +6,6 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::PAGES_PER_LARGE;
 use crate::ranges::RangeSet;
 
 /// Rights of a VMPL on a page (vmpl_perms.csv, perm_mask).
@@ -118,7 +117,7 @@ impl RmpEntry {
 enum Region {
     /// One entry; its address is that of the 2M page.
     Large(RmpEntry),
-    /// 512 entries.
+    /// An entry for each small page.
     Small(Vec<RmpEntry>),
 }
 
@@ -127,11 +126,12 @@ enum Region {
 pub(crate) struct Rmp {
     covered: RangeSet,
     regions: BTreeMap<u64, Region>,
+    pages_per_large: u64,
 }
 
 impl Rmp {
-    pub(crate) fn new(covered: RangeSet) -> Self {
-        Self { covered, regions: BTreeMap::new() }
+    pub(crate) fn new(covered: RangeSet, pages_per_large: u64) -> Self {
+        Self { covered, regions: BTreeMap::new(), pages_per_large }
     }
 
     pub(crate) fn cover(&mut self, page: u64, count: u64) {
@@ -144,8 +144,8 @@ impl Rmp {
 
     /// The entry of a page; a page outside the table is the hypervisor's (RMP-003).
     pub(crate) fn get(&self, page: u64) -> RmpEntry {
-        let index = page % PAGES_PER_LARGE;
-        match self.regions.get(&(page / PAGES_PER_LARGE)) {
+        let index = page % self.pages_per_large;
+        match self.regions.get(&(page / self.pages_per_large)) {
             None => RmpEntry::HOST,
             Some(Region::Large(entry)) => RmpEntry { gpa: entry.gpa.wrapping_add(index << 12), ..*entry },
             Some(Region::Small(entries)) => entries.get(index as usize).copied().unwrap_or(RmpEntry::HOST),
@@ -153,12 +153,12 @@ impl Rmp {
     }
 
     pub(crate) fn is_large(&self, page: u64) -> bool {
-        matches!(self.regions.get(&(page / PAGES_PER_LARGE)), Some(Region::Large(_)))
+        matches!(self.regions.get(&(page / self.pages_per_large)), Some(Region::Large(_)))
     }
 
-    /// Whether any of the 512 small entries around `page` is assigned.
+    /// Whether any of the small entries around `page` is assigned.
     pub(crate) fn has_small_assigned(&self, page: u64) -> bool {
-        match self.regions.get(&(page / PAGES_PER_LARGE)) {
+        match self.regions.get(&(page / self.pages_per_large)) {
             Some(Region::Small(entries)) => entries.iter().any(|e| e.assigned),
             _ => false,
         }
@@ -168,12 +168,12 @@ impl Rmp {
     pub(crate) fn update(&mut self, page: u64, change: impl FnOnce(&mut RmpEntry)) {
         let region = self
             .regions
-            .entry(page / PAGES_PER_LARGE)
-            .or_insert_with(|| Region::Small(vec![RmpEntry::HOST; PAGES_PER_LARGE as usize]));
+            .entry(page / self.pages_per_large)
+            .or_insert_with(|| Region::Small(vec![RmpEntry::HOST; self.pages_per_large as usize]));
         match region {
             Region::Large(entry) => change(entry),
             Region::Small(entries) => {
-                if let Some(entry) = entries.get_mut((page % PAGES_PER_LARGE) as usize) {
+                if let Some(entry) = entries.get_mut((page % self.pages_per_large) as usize) {
                     change(entry);
                 }
             }
@@ -182,7 +182,7 @@ impl Rmp {
 
     /// Replaces a whole block by one 2M entry, or by host-owned pages.
     pub(crate) fn set_block(&mut self, page: u64, entry: Option<RmpEntry>) {
-        let number = page / PAGES_PER_LARGE;
+        let number = page / self.pages_per_large;
         match entry {
             Some(entry) => {
                 self.regions.insert(number, Region::Large(RmpEntry { large: true, ..entry }));
@@ -193,11 +193,11 @@ impl Rmp {
         }
     }
 
-    /// Splits a 2M entry into 512 that keep everything (RMP-012).
+    /// Splits a 2M entry into small ones that keep everything (RMP-012).
     pub(crate) fn smash(&mut self, page: u64) {
-        let number = page / PAGES_PER_LARGE;
+        let number = page / self.pages_per_large;
         if let Some(Region::Large(entry)) = self.regions.get(&number) {
-            let entries = (0..PAGES_PER_LARGE)
+            let entries = (0..self.pages_per_large)
                 .map(|index| RmpEntry { gpa: entry.gpa.wrapping_add(index << 12), large: false, ..*entry })
                 .collect();
             self.regions.insert(number, Region::Small(entries));
@@ -207,9 +207,9 @@ impl Rmp {
     /// Every assigned entry: first system page, pages it covers, entry.
     pub(crate) fn assigned(&self) -> impl Iterator<Item = (u64, u64, &RmpEntry)> {
         self.regions.iter().flat_map(|(number, region)| {
-            let first = number * PAGES_PER_LARGE;
+            let first = number * self.pages_per_large;
             let (entries, pages) = match region {
-                Region::Large(entry) => (core::slice::from_ref(entry), PAGES_PER_LARGE),
+                Region::Large(entry) => (core::slice::from_ref(entry), self.pages_per_large),
                 Region::Small(entries) => (entries.as_slice(), 1),
             };
             (first..).zip(entries).filter(|(_, e)| e.assigned).map(move |(page, e)| (page, pages, e))

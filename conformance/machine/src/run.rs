@@ -11,7 +11,7 @@ use crate::memory::PageBytes;
 use crate::nested::page_of;
 use crate::rmp::GUEST_ASID;
 use crate::tlb::Tlb;
-use crate::{Answer, Entry, EventKind, LARGE_PAGE_SIZE, Machine, PAGE_SIZE, Regs, Resume, RunKey, Vcpu, vmsa};
+use crate::{Answer, Entry, EventKind, Machine, PAGE_SIZE, Regs, Resume, RunKey, Vcpu, vmsa};
 
 /// Exit codes (vc_exit_codes.csv).
 pub mod exit_code {
@@ -126,13 +126,19 @@ pub(crate) struct Running {
 }
 
 /// A vCPU, which is a processor too.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct VcpuState {
     pub(crate) running: Option<Running>,
     pub(crate) tlb: Tlb,
     /// INVLPGBs that no TLBSYNC of this vCPU has completed yet.
     pub(crate) unsynced: Vec<Flush>,
     pub(crate) exit: Option<ExitInfo>,
+}
+
+impl VcpuState {
+    pub(crate) fn new(pages_per_large: u64) -> Self {
+        Self { running: None, tlb: Tlb::new(pages_per_large), unsynced: Vec::new(), exit: None }
+    }
 }
 
 /// An exit on its way.
@@ -198,7 +204,7 @@ impl Machine {
         if !gpa.is_multiple_of(PAGE_SIZE) {
             return Err(VmrunError::Invalid("RMP-022"));
         }
-        if self.rule("RMP-025") && gpa.is_multiple_of(LARGE_PAGE_SIZE) {
+        if self.rule("RMP-025") && gpa.is_multiple_of(self.large_page_size()) {
             return Err(VmrunError::Invalid("RMP-025"));
         }
         let (spa_page, _) = self.nested.get(page_of(gpa)).ok_or(VmrunError::Invalid("RMP-022"))?;

@@ -10,8 +10,6 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use crate::PAGES_PER_LARGE;
-
 /// Page numbers of a cached translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cached {
@@ -19,16 +17,10 @@ pub(crate) struct Cached {
     pub(crate) gpa: u64,
     /// First system page.
     pub(crate) spa: u64,
-    /// 512 pages instead of one.
-    pub(crate) large: bool,
+    /// Small pages it covers: one, or those of a large page.
+    pub(crate) pages: u64,
     /// Rights at the time of the walk.
     pub(crate) rights: u8,
-}
-
-impl Cached {
-    pub(crate) fn pages(&self) -> u64 {
-        if self.large { PAGES_PER_LARGE } else { 1 }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,30 +32,36 @@ struct Key {
 }
 
 /// Translations of one vCPU by VMPL and C-bit.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tlb {
+    pages_per_large: u64,
     entries: BTreeMap<Key, Cached>,
     by_spa: BTreeSet<(u64, Key)>,
 }
 
-fn block(page: u64) -> u64 {
-    page - page % PAGES_PER_LARGE
-}
-
 impl Tlb {
+    pub(crate) fn new(pages_per_large: u64) -> Self {
+        Self { pages_per_large, entries: BTreeMap::new(), by_spa: BTreeSet::new() }
+    }
+
+    /// First small page of the large one around a page.
+    fn block(&self, page: u64) -> u64 {
+        page - page % self.pages_per_large
+    }
+
     pub(crate) fn find(&self, vmpl: u8, private: bool, gpa_page: u64) -> Option<Cached> {
         let small = Key { vmpl, private, large: false, gpa: gpa_page };
-        let large = Key { vmpl, private, large: true, gpa: block(gpa_page) };
+        let large = Key { vmpl, private, large: true, gpa: self.block(gpa_page) };
         self.entries.get(&small).or_else(|| self.entries.get(&large)).copied()
     }
 
     pub(crate) fn insert(&mut self, vmpl: u8, private: bool, entry: Cached) {
-        for page in [entry.gpa, block(entry.gpa)] {
+        for page in [entry.gpa, self.block(entry.gpa)] {
             for large in [false, true] {
                 self.drop_key(Key { vmpl, private, large, gpa: page });
             }
         }
-        let key = Key { vmpl, private, large: entry.large, gpa: entry.gpa };
+        let key = Key { vmpl, private, large: entry.pages > 1, gpa: entry.gpa };
         self.by_spa.insert((entry.spa, key));
         self.entries.insert(key, entry);
     }
@@ -87,14 +85,14 @@ impl Tlb {
     pub(crate) fn flush_page(&mut self, vmpl: u8, gpa_page: u64) {
         for private in [false, true] {
             self.drop_key(Key { vmpl, private, large: false, gpa: gpa_page });
-            self.drop_key(Key { vmpl, private, large: true, gpa: block(gpa_page) });
+            self.drop_key(Key { vmpl, private, large: true, gpa: self.block(gpa_page) });
         }
     }
 
     /// Drops what all VMPLs cached for guest pages.
     pub(crate) fn flush_guest_pages(&mut self, gpa_page: u64, count: u64) {
-        if count >= PAGES_PER_LARGE && self.entries.len() as u64 <= count {
-            self.retain(|_, e| e.gpa >= gpa_page.saturating_add(count) || e.gpa + e.pages() <= gpa_page);
+        if count >= self.pages_per_large && self.entries.len() as u64 <= count {
+            self.retain(|_, e| e.gpa >= gpa_page.saturating_add(count) || e.gpa + e.pages <= gpa_page);
             return;
         }
         for page in gpa_page..gpa_page.saturating_add(count) {
@@ -109,7 +107,9 @@ impl Tlb {
         let lowest = Key { vmpl: 0, private: false, large: false, gpa: 0 };
         let doomed: alloc::vec::Vec<Key> = self
             .by_spa
-            .range((spa_page.saturating_sub(PAGES_PER_LARGE - 1), lowest)..(spa_page.saturating_add(count), lowest))
+            .range(
+                (spa_page.saturating_sub(self.pages_per_large - 1), lowest)..(spa_page.saturating_add(count), lowest),
+            )
             .filter(|(spa, key)| key.large || *spa >= spa_page)
             .map(|(_, key)| *key)
             .collect();
@@ -128,7 +128,7 @@ impl Tlb {
     pub(crate) fn lower_with(&self, spa_page: u64, rights: u8) -> impl Iterator<Item = (u8, Cached)> {
         let lowest = Key { vmpl: 0, private: false, large: false, gpa: 0 };
         self.by_spa
-            .range((spa_page.saturating_sub(PAGES_PER_LARGE - 1), lowest)..(spa_page.saturating_add(1), lowest))
+            .range((spa_page.saturating_sub(self.pages_per_large - 1), lowest)..(spa_page.saturating_add(1), lowest))
             .filter(move |(spa, key)| key.private && key.vmpl > 0 && (key.large || *spa == spa_page))
             .filter_map(move |(_, key)| {
                 let entry = self.entries.get(key)?;
@@ -142,12 +142,12 @@ mod tests {
     use super::*;
 
     fn entry(gpa: u64, spa: u64, large: bool) -> Cached {
-        Cached { gpa, spa, large, rights: 3 }
+        Cached { gpa, spa, pages: if large { 512 } else { 1 }, rights: 3 }
     }
 
     #[test]
     fn a_small_flush_drops_the_large_entry_around_it() {
-        let mut tlb = Tlb::default();
+        let mut tlb = Tlb::new(512);
         tlb.insert(1, true, entry(512, 1024, true));
         assert!(tlb.find(1, true, 700).is_some());
         assert!(tlb.find(0, true, 700).is_none());
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_flush_by_system_page_finds_small_and_large_entries_under_any_guest_page() {
-        let mut tlb = Tlb::default();
+        let mut tlb = Tlb::new(512);
         tlb.insert(1, true, entry(512, 1024, true));
         tlb.insert(2, false, entry(7, 1030, false));
         tlb.insert(2, true, entry(8, 1031, false));
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_flush_of_guest_pages_takes_all_levels() {
-        let mut tlb = Tlb::default();
+        let mut tlb = Tlb::new(512);
         for vmpl in 0..4 {
             tlb.insert(vmpl, true, entry(9, 9, false));
         }

@@ -5,7 +5,7 @@ use crate::nested::{MapSize, page_of};
 use crate::rmp::{GUEST_ASID, npf, perm};
 use crate::run::{Leave, Pending, exit_code};
 use crate::tlb::Cached;
-use crate::{Machine, PAGE_SIZE, PAGES_PER_LARGE, VmsaWrite};
+use crate::{Machine, PAGE_SIZE, VmsaWrite};
 
 /// What an access wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Machine {
         };
         let within = page.wrapping_sub(entry.gpa);
         let target =
-            Target { spa_page: entry.spa.wrapping_add(within), pages: entry.pages().saturating_sub(within).max(1) };
+            Target { spa_page: entry.spa.wrapping_add(within), pages: entry.pages.saturating_sub(within).max(1) };
         if access == Access::Write {
             self.wait_for_vmsa(target.spa_page)?;
         }
@@ -101,7 +101,7 @@ impl Machine {
                 return Err(Stopped::nested_fault(info, gpa));
             }
             let rights = if entry.assigned && self.rule("RMP-035") { perm::READ } else { perm::READ | perm::WRITE };
-            return Ok(Cached { gpa: page, spa, large: false, rights });
+            return Ok(Cached { gpa: page, spa, pages: 1, rights });
         }
         let info = info | npf::ENC;
         let owned = entry.assigned && entry.asid == GUEST_ASID && !entry.immutable;
@@ -119,12 +119,9 @@ impl Machine {
         if rights & needed != needed || rights & (perm::READ | perm::WRITE) == perm::WRITE && is_data(access) {
             return Err(Stopped::nested_fault(info | npf::VMPL, gpa));
         }
-        if entry.large {
-            let within = page % PAGES_PER_LARGE;
-            let (gpa, spa) = (page.wrapping_sub(within), spa.wrapping_sub(within));
-            return Ok(Cached { gpa, spa, large: true, rights });
-        }
-        Ok(Cached { gpa: page, spa, large: false, rights })
+        let pages = if entry.large { self.pages_per_large() } else { 1 };
+        let within = page % pages;
+        Ok(Cached { gpa: page.wrapping_sub(within), spa: spa.wrapping_sub(within), pages, rights })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Actor, Stopped};
 use crate::nested::page_of;
 use crate::rmp::{GUEST_ASID, RmpEntry, code, npf, perm};
-use crate::{Answer, LARGE_PAGE_SIZE, Machine, PAGE_SIZE, PAGES_PER_LARGE};
+use crate::{Answer, Machine, PAGE_SIZE};
 
 /// RMPADJUST RDX: VMSA attribute.
 pub(crate) const RDX_VMSA: u64 = 1 << 16;
@@ -17,11 +17,11 @@ struct Page {
     entry: RmpEntry,
 }
 
-fn size_of(large: bool) -> u64 {
-    if large { LARGE_PAGE_SIZE } else { PAGE_SIZE }
-}
-
 impl Machine {
+    fn size_of(&self, large: bool) -> u64 {
+        if large { self.large_page_size() } else { PAGE_SIZE }
+    }
+
     /// The page must be the guest's, at this address, and a 4K request must not meet a 2M entry: else a nested fault.
     fn owned_page(&self, gpa: u64, large: Option<bool>) -> Result<Page, Stopped> {
         let info = npf::FINAL | npf::ENC;
@@ -46,7 +46,7 @@ impl Machine {
         }
         let answer = |eax, carry| Ok(Answer::Pvalidate { eax, carry });
         let (large, validate) = (ecx == 1, edx == 1);
-        if ecx > 1 || edx > 1 || !gpa.is_multiple_of(size_of(large)) {
+        if ecx > 1 || edx > 1 || !gpa.is_multiple_of(self.size_of(large)) {
             return answer(code::FAIL_INPUT, false);
         }
         let page = self.owned_page(gpa, Some(large))?;
@@ -62,7 +62,7 @@ impl Machine {
         }
         self.rmp.update(page.spa_page, |entry| entry.validated = validate);
         self.oracle_pvalidated(actor, gpa, page.entry.large, validate, true);
-        self.oracle_rights_changed(page.spa_page, if page.entry.large { PAGES_PER_LARGE } else { 1 });
+        self.oracle_rights_changed(page.spa_page, if page.entry.large { self.pages_per_large() } else { 1 });
         answer(code::SUCCESS, false)
     }
 
@@ -72,7 +72,7 @@ impl Machine {
     pub(super) fn rmpadjust(&mut self, actor: Actor, gpa: u64, rcx: u64, rdx: u64) -> Result<Answer, Stopped> {
         let answer = |eax| Ok(Answer::Rmpadjust { eax });
         let large = rcx == 1;
-        if rcx > 1 || !gpa.is_multiple_of(size_of(large)) || rdx & RDX_RESERVED != 0 {
+        if rcx > 1 || !gpa.is_multiple_of(self.size_of(large)) || rdx & RDX_RESERVED != 0 {
             return answer(code::FAIL_INPUT);
         }
         let target = (rdx & 0xff) as u8;
@@ -87,8 +87,8 @@ impl Machine {
         if large && !page.entry.large {
             return answer(code::FAIL_SIZEMISMATCH);
         }
-        let count = if page.entry.large { PAGES_PER_LARGE } else { 1 };
-        let first = if page.entry.large { page.spa_page - page.spa_page % PAGES_PER_LARGE } else { page.spa_page };
+        let count = if page.entry.large { self.pages_per_large() } else { 1 };
+        let first = page.spa_page - page.spa_page % count;
         if self.rule("RMP-020") && (first..first + count).any(|page| self.is_running_vmsa(page)) {
             return answer(code::FAIL_INUSE);
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Actor, Stopped};
 use crate::nested::page_of;
 use crate::run::{KeyState, exit_code, msr};
-use crate::{Answer, Fault, Machine, PAGES_PER_LARGE, vmsa};
+use crate::{Answer, Fault, Machine, vmsa};
 
 /// INVLPGB RAX: bit 0, the VA is valid.
 const VA_VALID: u64 = 1 << 0;
@@ -75,7 +75,7 @@ impl Machine {
             return Err(Stopped::GENERAL_PROTECTION);
         }
         let flush = if rax & VA_VALID != 0 {
-            let stride = if ecx & STRIDE_2M != 0 { PAGES_PER_LARGE } else { 1 };
+            let stride = if ecx & STRIDE_2M != 0 { self.pages_per_large() } else { 1 };
             let first = page_of(rax);
             let pages = (0..=u64::from(count)).map(|index| first.wrapping_add(index * stride)).collect();
             Flush::Pages { vmpl: actor.vmpl, pages }

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use crate::exec::Actor;
 use crate::memory::{Content, PageBytes};
 use crate::nested::{offset_of, page_of};
-use crate::page_map::{Block, PageMap};
+use crate::page_map::{Block, PAGES_PER_BLOCK, PageMap};
 use crate::rmp::perm;
-use crate::{Machine, PAGE_SIZE, PAGES_PER_LARGE};
+use crate::{Machine, PAGE_SIZE};
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 128;
@@ -163,7 +163,7 @@ impl Machine {
             if *block == Block::Uniform(Written::Unknown) {
                 continue;
             }
-            for gpa_page in number * PAGES_PER_LARGE..(number + 1) * PAGES_PER_LARGE {
+            for gpa_page in number * PAGES_PER_BLOCK..(number + 1) * PAGES_PER_BLOCK {
                 let written = self.oracles.shadow.pages.get(gpa_page);
                 if *written == Written::Unknown {
                     continue;

@@ -186,6 +186,6 @@ impl Machine {
             .filter_map(|index| quad(list.checked_add(index * 8)?))
             .filter(|entry| entry & 0b11 == 1)
             .count() as u64;
-        limit.base + limit.per_entry * entries + limit.per_page * large * crate::PAGES_PER_LARGE
+        limit.base + limit.per_entry * entries + limit.per_page * large * self.pages_per_large()
     }
 }

@@ -50,7 +50,7 @@ use crate::exec::Actor;
 use crate::nested::page_of;
 use crate::ranges::RangeSet;
 use crate::rmp::perm;
-use crate::{ExitInfo, Machine, Op, Outcome, PAGE_SIZE, PAGES_PER_LARGE, RunKey, Vcpu, host};
+use crate::{ExitInfo, Machine, Op, Outcome, PAGE_SIZE, RunKey, Vcpu, host};
 
 pub use liveness::ProgressLimit;
 
@@ -128,7 +128,7 @@ impl Machine {
     }
 
     pub(crate) fn oracle_pvalidated(&mut self, _: Actor, gpa: u64, large: bool, validate: bool, changed: bool) {
-        let count = if large { PAGES_PER_LARGE } else { 1 };
+        let count = if large { self.pages_per_large() } else { 1 };
         let first = page_of(gpa);
         if !validate && changed {
             self.oracles.shadow.forget_pages(first, count);

@@ -6,16 +6,17 @@ use alloc::vec::Vec;
 
 use crate::nested::page_of;
 use crate::rmp::{RmpEntry, perm};
-use crate::{Machine, PAGE_SIZE, PAGES_PER_LARGE, vmsa};
+use crate::{Machine, PAGE_SIZE, vmsa};
 
 impl Machine {
     /// Checks the entries of system pages; a 2M entry is checked once.
     pub(super) fn check_ownership(&mut self, spa_page: u64, count: u64) {
+        let per_large = self.pages_per_large();
         let mut page = spa_page;
         let end = spa_page.saturating_add(count);
         while page < end {
             let entry = self.rmp.get(page);
-            let covered = if entry.large { PAGES_PER_LARGE - page % PAGES_PER_LARGE } else { 1 }.min(end - page);
+            let covered = if entry.large { per_large - page % per_large } else { 1 }.min(end - page);
             if entry.assigned {
                 self.check_monitor_pages(&entry, covered);
                 if entry.vmsa {
@@ -69,7 +70,8 @@ impl Machine {
             *by_size.entry(page_of(entry.gpa)).or_insert(0) += 1;
         }
         let twice = large.iter().chain(&small).filter(|(_, times)| **times > 1).map(|(page, _)| *page);
-        let mixed = small.keys().filter(|page| large.contains_key(&(*page - *page % PAGES_PER_LARGE))).copied();
+        let per_large = self.pages_per_large();
+        let mixed = small.keys().filter(|page| large.contains_key(&(*page - *page % per_large))).copied();
         let doubled: Vec<u64> = twice.chain(mixed).collect();
         for page in doubled {
             self.report_double(page);

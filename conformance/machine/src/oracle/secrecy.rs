@@ -8,8 +8,9 @@ use super::Oracles;
 use crate::exec::Actor;
 use crate::memory::{Content, Memory};
 use crate::nested::{offset_of, page_of};
+use crate::page_map::PAGES_PER_BLOCK;
 use crate::rmp::perm;
-use crate::{Machine, PAGE_SIZE, PAGES_PER_LARGE};
+use crate::{Machine, PAGE_SIZE};
 
 impl Oracles {
     pub(super) fn drop_labels(&mut self, spa_page: u64, count: u64) {
@@ -74,7 +75,7 @@ impl Machine {
             .memory
             .blocks()
             .flat_map(|(number, block)| {
-                (number * PAGES_PER_LARGE..)
+                (number * PAGES_PER_BLOCK..)
                     .zip(Memory::block_pages(block))
                     .filter(|(_, content)| matches!(content, Content::Data(_)))
                     .map(|(page, _)| page)
