@@ -88,6 +88,12 @@ impl Machine {
         result
     }
 
+    /// Another processor holds the entry of a system page when an access is checked next: that one gets a spurious RMP fault
+    /// (RMP-039).
+    pub fn hold_entry(&mut self, spa: u64) {
+        self.busy.insert(page_of(spa));
+    }
+
     /// Changes the nested map of a 4 KiB or 2 MiB guest page; `None` unmaps it. Addresses are rounded down to the size.
     /// Cached translations of the guest page go, on all vCPUs. An explicit mapping must have the size of the RMP entry
     /// (RMP-037); the identity map of the start follows it by itself.

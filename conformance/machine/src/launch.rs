@@ -7,6 +7,11 @@ use crate::nested::page_of;
 use crate::rmp::{GUEST_ASID, RmpEntry, perm};
 use crate::{Machine, PAGE_SIZE, psp, vmsa};
 
+/// Guest address of the boot vCPU's VMSA on Milan, and in every digest (RMP-026).
+const MILAN_VMSA: u64 = 0xffff_ffff_f000;
+/// Guest address of the boot vCPU's VMSA on Genoa (RMP-026).
+const GENOA_VMSA: u64 = 0x7_ffff_ffff_f000;
+
 /// Types of launch pages with their numbers in PAGE_INFO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -73,7 +78,7 @@ impl Machine {
         if self.rmp.get(spa).assigned {
             return Err(LaunchError::Assigned);
         }
-        self.psp.measure(page_type as u8, gpa, contents).map_err(LaunchError::Firmware)?;
+        self.psp.measure(page_type as u8, measured_address(page_type, gpa), contents).map_err(LaunchError::Firmware)?;
         if self.nested.get(page).is_none() {
             self.rmp.cover(page, 1);
             self.nested.map_identity(page, 1);
@@ -130,4 +135,9 @@ impl Machine {
         self.launched = true;
         Ok(())
     }
+}
+
+/// Where processors put the VMSA of the boot vCPU differs, and the digest does not (RMP-026).
+fn measured_address(page_type: PageType, gpa: u64) -> u64 {
+    if page_type == PageType::Vmsa && gpa == GENOA_VMSA { MILAN_VMSA } else { gpa }
 }

@@ -21,14 +21,13 @@
 //! # What it does not model
 //!
 //! - Guest page tables: programs name guest-physical addresses; the linear address of PVALIDATE, RMPADJUST and INVLPGB is
-//!   the identity map of the executing VMPL. So there are no #PF, no accessed/dirty updates, no page-table walks (RMP-038,
-//!   RMP-045 bit 33), and no check of the PTE size against the requested size.
+//!   the identity map of the executing VMPL. So there are no #PF, no page-table walks (RMP-045 bit 33), and no check of the PTE size against the requested size.
 //! - vTOM, secure AVIC, shadow stacks, guest intercept control, register protection (RMP-046, RMP-058 to RMP-060).
 //! - Event injection and interrupts: an injected event has no effect; restricted and alternate injection are only checked for
 //!   exclusion by VMRUN.
 //! - Registers other than RAX, RCX, RDX, R8, R9, RIP and EFER: they sit in the VMSA and never change by running.
-//! - Caches and memory types (RMP-057, RMP-061), MMIO (#VC 0x400: an address without memory is a nested fault), spurious RMP
-//!   faults of busy entries (RMP-039), and the bytes of the RMP table (RMP-062, RMP-063).
+//! - Caches and memory types (RMP-057, RMP-061), MMIO (#VC 0x400: an address without memory is a nested fault), and the bytes
+//!   of the RMP table (RMP-062, RMP-063).
 //! - Other guests: there is one ASID. Secure processor pages (immutable) exist as a field only.
 //! - Ciphertext: who may not see a page reads a pattern that depends on the address alone.
 //! - CPL: privileged instructions run at CPL 0; only a fetch names its CPL.

@@ -1,6 +1,6 @@
 //! The machine itself: its state and what tests may ask of it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::counters::CounterTable;
@@ -23,6 +23,8 @@ pub struct Machine {
     pub(crate) memory: Memory,
     pub(crate) rmp: Rmp,
     pub(crate) nested: NestedMap,
+    /// System pages whose entry another processor holds at the next check (RMP-039).
+    pub(crate) busy: BTreeSet<u64>,
     pub(crate) vcpus: Vec<VcpuState>,
     pub(crate) keys: BTreeMap<RunKey, KeyState>,
     /// How often a guest page became a VMSA.
@@ -62,6 +64,7 @@ impl Machine {
             memory: Memory::new(config.seed),
             rmp: Rmp::new(covered, pages_per_large),
             nested,
+            busy: BTreeSet::new(),
             vcpus: alloc::vec![VcpuState::new(pages_per_large); vcpus],
             keys: BTreeMap::new(),
             generations: BTreeMap::new(),

@@ -60,6 +60,7 @@ impl Machine {
         let entry = match cached.filter(|entry| entry.rights & needed == needed) {
             Some(entry) => entry,
             None => {
+                self.meet_busy_entry(gpa, private, access)?;
                 let entry = self.walk(actor.vmpl, gpa, private, access)?;
                 if self.rule("RMP-055")
                     && let Some(state) = self.vcpus.get_mut(index)
@@ -76,6 +77,19 @@ impl Machine {
             self.wait_for_vmsa(target.spa_page)?;
         }
         Ok(target)
+    }
+
+    /// The spurious fault of an entry that another processor holds (RMP-039); the repeated access meets it no more.
+    fn meet_busy_entry(&mut self, gpa: u64, private: bool, access: Access) -> Result<(), Stopped> {
+        let is_checked = private || access == Access::Write;
+        if let Some((spa, _)) = self.nested.get(page_of(gpa)).filter(|_| is_checked)
+            && self.busy.remove(&spa)
+        {
+            let encrypted = if private { npf::ENC } else { 0 };
+            let info = access.info_bits() | npf::FINAL | npf::PRESENT | npf::RMP | encrypted;
+            return Err(Stopped::nested_fault(info, gpa));
+        }
+        Ok(())
     }
 
     /// A store into a VMSA that runs does not complete, if this machine is built so.

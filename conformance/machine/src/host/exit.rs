@@ -4,8 +4,8 @@ use super::memory::Fit;
 use super::policy::Policy;
 use super::{At, LevelState, Next};
 use crate::op::{Resume, Stop, Vcpu};
-use crate::rmp::npf;
-use crate::{ExitInfo, HostEvent, Machine, exit_code};
+use crate::rmp::{GUEST_ASID, npf};
+use crate::{ExitInfo, HostEvent, Machine, PAGE_SIZE, exit_code};
 
 /// Bits 11:0 of the GHCB MSR tell the MSR protocol from the address of a page.
 const MSR_CODE: u64 = 0xfff;
@@ -52,15 +52,28 @@ impl Machine {
         }
     }
 
-    /// Splits what has the wrong size; anything else ends the vCPU.
+    /// Splits what has the wrong size, and repeats what it finds nothing wrong with (RMP-039); anything else ends the vCPU.
     fn nested_fault(&mut self, at: At, exit: ExitInfo) -> Next {
         let (gpa, info) = (exit.info2, exit.info1);
         let is_rmp_check = info & npf::RMP != 0 && info & npf::VMPL == 0;
-        if is_rmp_check && self.fit_sizes(gpa) == Fit::Changed {
+        if is_rmp_check && (self.fit_sizes(gpa) == Fit::Changed || self.is_spurious(&exit)) {
             self.complete(at.run, Resume::Retry);
             return Next::Same;
         }
         Next::Stop(Stop::NestedFault { gpa, info })
+    }
+
+    /// An RMP fault of a private access to a page that is the guest's there: its entry was busy.
+    fn is_spurious(&self, exit: &ExitInfo) -> bool {
+        let entry = self.rmp_entry(exit.info2);
+        exit.info1 & npf::ENC != 0
+            && exit.info1 & npf::SIZEM == 0
+            && entry.is_some_and(|entry| {
+                entry.assigned
+                    && entry.asid == GUEST_ASID
+                    && !entry.immutable
+                    && entry.gpa == exit.info2 & !(PAGE_SIZE - 1)
+            })
     }
 
     /// The guest asked to be terminated.

@@ -14,6 +14,16 @@ fn shared_read(gpa: u64) -> Op {
 }
 
 #[test]
+fn rmp_031_a_fetch_is_private() {
+    let mut m = machine();
+    assert_eq!(at(&mut m, 0, shared_write(PAGE)), done());
+    assert_eq!(at(&mut m, 0, Op::Fetch { gpa: PAGE, user: false }), Outcome::Exit);
+    assert_eq!(nested_fault(&m, PAGE), PRIVATE | npf::FETCH);
+    take(&mut m, PAGE, false);
+    assert_eq!(at(&mut m, 0, Op::Fetch { gpa: PAGE, user: false }), done());
+}
+
+#[test]
 fn rmp_032_a_private_access_needs_an_assigned_page_with_this_address() {
     let mut m = machine();
     assert_eq!(at(&mut m, 0, read(PAGE + 4, 1)), Outcome::Exit);
@@ -29,7 +39,7 @@ fn rmp_032_a_private_access_needs_an_assigned_page_with_this_address() {
 }
 
 #[test]
-fn an_unmapped_page_is_a_nested_fault_that_is_no_rmp_fault() {
+fn rmp_030_an_unmapped_page_is_a_nested_fault_that_is_no_rmp_fault() {
     let mut m = machine();
     take(&mut m, PAGE, false);
     m.map(PAGE, false, None);
@@ -129,6 +139,29 @@ fn rmp_037_an_explicit_nested_mapping_must_have_the_size_of_the_entry() {
     // One small mapping makes the others small as well.
     m.map(BLOCK, false, Some(BLOCK));
     assert_eq!(at(&mut m, 0, read(BLOCK + 0x3000, 1)), bytes(&[0]));
+}
+
+#[test]
+fn rmp_038_the_processors_update_of_a_page_table_entry_is_a_4k_data_write() {
+    // Accessed and dirty bits are set by a locked exchange of the entry, at the level that walks.
+    let dirty = Op::CompareExchange64 { gpa: PAGE, expected: 0, new: 0x60 };
+    let mut m = machine();
+    grant(&mut m, PAGE, false, 1, 0x1);
+    assert_eq!(at(&mut m, 1, dirty.clone()), Outcome::Exit);
+    assert_eq!(nested_fault(&m, PAGE), PRIVATE | npf::VMPL | npf::WRITE);
+    assert_eq!(at(&mut m, 0, rmpadjust(PAGE, false, 1, 0x3)), rmpadjusted(0));
+    assert_eq!(at(&mut m, 1, dirty), Outcome::Done(Answer::Value(0)));
+}
+
+#[test]
+fn rmp_039_a_busy_entry_faults_once_and_the_repeated_access_goes_through() {
+    let mut m = machine();
+    take(&mut m, PAGE, false);
+    m.hold_entry(PAGE);
+    assert_eq!(at(&mut m, 0, write(PAGE, &[1])), Outcome::Exit);
+    assert_eq!(nested_fault(&m, PAGE), PRIVATE | npf::WRITE);
+    assert_eq!(m.vmrun(CPU0, vmsa_of(CPU0, 0)).map(|entry| entry.resume), Ok(crate::Resume::Retry));
+    assert_eq!(m.step(CPU0, write(PAGE, &[1])), done());
 }
 
 #[test]

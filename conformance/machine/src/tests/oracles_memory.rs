@@ -133,7 +133,7 @@ fn o2_rights_on_a_page_of_the_monitor() {
 }
 
 #[test]
-fn o2_double_validation() {
+fn rmp_009_o2_a_page_validated_twice_is_found() {
     let mut m = machine();
     take(&mut m, PAGE, false);
     let other = m.config().spare[0].0;
@@ -167,7 +167,7 @@ fn make_vmsa(m: &mut Machine, vmpl: u8, guest_rights: u64) {
 }
 
 #[test]
-fn o3_level_rights_and_registry_of_a_vmsa() {
+fn rmp_019_o3_level_rights_and_registry_of_a_vmsa() {
     for (level, vmpl, mask, listed, fires) in [
         (1, 1, 0x0, true, false),
         (1, 1, 0x1, true, false),

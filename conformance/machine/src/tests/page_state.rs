@@ -186,6 +186,21 @@ fn rmp_065_launch_pages_are_validated_and_hold_what_their_type_says() {
 }
 
 #[test]
+fn rmp_026_the_digest_is_the_same_wherever_the_boot_vmsa_is() {
+    let digest = |boot: u64| {
+        let mut m = Machine::new(Config::default());
+        assert_eq!(m.launch_page(boot, PageType::Vmsa, &vmsa_image(0, 0xfff0)), Ok(()));
+        assert_eq!(m.rmp_entry(boot).map(|entry| (entry.vmsa, entry.gpa)), Some((true, boot)));
+        assert_eq!(m.launch_finish(), Ok(()));
+        assert!(m.vmrun(CPU0, boot).is_ok());
+        m.psp().digest()
+    };
+    let (milan, genoa) = (0xffff_ffff_f000, 0x7_ffff_ffff_f000);
+    assert_eq!(digest(milan), digest(genoa));
+    assert_ne!(digest(milan), digest(milan - 0x1000));
+}
+
+#[test]
 fn a_refused_launch_page_changes_nothing() {
     let mut m = Machine::new(Config::default());
     m.psp_mut().finish(crate::psp::DEFAULT_POLICY, [0; 32], None).expect("an empty launch");

@@ -175,7 +175,7 @@ fn clear_svme(m: &mut Machine, vmsa: u64) -> Outcome {
 }
 
 #[test]
-fn vmsa_write_waits_a_store_completes_when_the_vmsa_has_stopped() {
+fn rmp_021_svme_is_cleared_when_the_vmsa_has_stopped_and_then_the_flag() {
     let vmsa = vmsa_of(CPU1, 1);
     let mut m = machine_with(|config| config.vmsa_write = VmsaWrite::Waits);
     switch(&mut m, CPU1, 1);
@@ -188,6 +188,9 @@ fn vmsa_write_waits_a_store_completes_when_the_vmsa_has_stopped() {
     assert_eq!(m.step(CPU1, Op::Hlt), Outcome::Exit);
     assert_eq!(clear_svme(&mut m, vmsa), Outcome::Done(Answer::Value(layout::EFER_SVME)));
     assert_eq!(m.vmrun(CPU1, vmsa), Err(VmrunError::Invalid("RMP-023")));
+    let clear = Op::Rmpadjust { gpa: vmsa, rcx: 0, rdx: 1 };
+    assert_eq!(at(&mut m, 0, clear), rmpadjusted(0));
+    assert_eq!(m.vmrun(CPU1, vmsa), Err(VmrunError::Invalid("RMP-022")));
 }
 
 #[test]

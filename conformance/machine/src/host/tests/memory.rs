@@ -275,3 +275,15 @@ fn flips_the_page_between_two_reads() {
     let other = bench.read_u64(BOOT, GHCB + SW_EXIT_INFO_1 as u64);
     assert_eq!(other, 0);
 }
+
+#[test]
+fn rmp_039_an_access_that_met_a_busy_entry_is_repeated() {
+    let mut bench = Bench::with_guest(Policy::Honest);
+    assert_eq!(bench.msr(PRIVATE | PAGE | 0x014), 0x015);
+    assert_eq!(bench.pvalidate(PAGE, false), validated());
+    let store = || Op::Write { gpa: PAGE, bytes: alloc::vec![1], private: true };
+    bench.machine.hold_entry(PAGE);
+    assert_eq!(bench.machine.step(BOOT, store()), Outcome::Exit);
+    assert_eq!(bench.enter(BOOT).resume, Resume::Retry);
+    assert_eq!(bench.step(BOOT, store()), Answer::None);
+}
