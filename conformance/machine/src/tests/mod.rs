@@ -8,6 +8,7 @@ mod oracles_memory;
 mod page_state;
 mod robust;
 mod scale;
+mod second_rmp;
 mod tlb;
 mod trace;
 mod vmsa;
