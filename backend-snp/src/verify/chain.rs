@@ -1,6 +1,5 @@
 //! The chain: from a trusted root to the key that signs reports.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use p384::ecdsa::VerifyingKey;
@@ -174,7 +173,7 @@ fn product(certificate: &Certificate) -> Result<Product, Fault> {
     let bad = Fault::Extension(NAME);
     let value = certificate.extension(PRODUCT_NAME, NAME)?.ok_or(bad)?;
     let name = Ia5StringRef::from_der(value).map_err(|_| bad)?;
-    Product::of_name(&String::from(name.as_str())).ok_or(Fault::UnknownProduct)
+    Product::of_name(name.as_str()).ok_or(Fault::UnknownProduct)
 }
 
 fn tcb(certificate: &Certificate, product: Product) -> Result<Tcb, Fault> {

@@ -41,7 +41,7 @@ fn pages_go_to_l1_in_large_ones_where_they_fit() {
     let mut words = [0; 32];
     memory.read(PhysAddr::new(CALL_AREA + 8), &mut words).unwrap();
     let word = |index: usize| u64::from_le_bytes(words[8 * index..][..8].try_into().unwrap());
-    assert_eq!([word(1), word(2), word(3)], [2 * LARGE - PAGE, 2 * LARGE | 1, 3 * LARGE]);
+    assert_eq!([word(1), word(2), word(3)], [2 * LARGE - PAGE, (2 * LARGE) | 1, 3 * LARGE]);
 }
 
 #[test]

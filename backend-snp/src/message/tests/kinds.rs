@@ -227,7 +227,7 @@ fn each_vmpck_held_is_taken_once_with_its_number() {
         let mut key = Vmpck([0; 32]);
         let level = u64::from(number.number());
         let before = memory.bytes().clone();
-        assert_eq!(take_key(&memory, frame(SECRETS), number, &mut key), Ok(level << 32 | 2 * level));
+        assert_eq!(take_key(&memory, frame(SECRETS), number, &mut key), Ok((level << 32) + 2 * level));
         assert_eq!(key.0, [0x41 + number.number(); 32]);
         let mut expected = before;
         expected[SECRETS as usize + 0x20 + 0x20 * usize::from(number.number())..][..0x20].fill(0);
