@@ -35,6 +35,8 @@ pub struct Config {
     pub invlpgb: bool,
     /// RMPQUERY exists; otherwise #UD.
     pub rmpquery: bool,
+    /// The mask has a bit for supervisor shadow stacks (VmplSSS); otherwise it is reserved.
+    pub vmpl_sss: bool,
     /// A store into a running VMSA.
     pub vmsa_write: VmsaWrite,
     /// Ids of [`RULES`] that this machine does not enforce.
@@ -60,6 +62,7 @@ impl Default for Config {
             pages_per_large: PAGES_PER_LARGE,
             invlpgb: true,
             rmpquery: false,
+            vmpl_sss: true,
             vmsa_write: VmsaWrite::default(),
             broken_rules: BTreeSet::new(),
             seed: 0,

@@ -24,6 +24,8 @@ pub struct Counters {
     pub msr: u64,
     /// CPUID.
     pub cpuid: u64,
+    /// IN and OUT.
+    pub ports: u64,
     /// Read operations.
     pub reads: u64,
     /// Write operations, atomics included.
@@ -49,9 +51,11 @@ impl Counters {
             Op::Vmgexit(_) => (&mut self.vmgexit, true),
             Op::Rdmsr(_) | Op::Wrmsr(..) => (&mut self.msr, true),
             Op::Cpuid { .. } => (&mut self.cpuid, true),
+            Op::In { .. } | Op::Out { .. } => (&mut self.ports, true),
+            Op::ShadowStack { .. } => (&mut self.writes, false),
             Op::Invlpgb { .. } => (&mut self.invlpgb, true),
             Op::Tlbsync => (&mut self.tlbsync, true),
-            Op::Zero { .. } | Op::Pause | Op::Hlt | Op::End => return,
+            Op::Zero { .. } | Op::Pause | Op::Hlt | Op::Intercepted { .. } | Op::End => return,
         };
         *counter += 1;
         self.port_calls += u64::from(is_port);
@@ -68,6 +72,7 @@ impl AddAssign for Counters {
         self.tlbsync += other.tlbsync;
         self.msr += other.msr;
         self.cpuid += other.cpuid;
+        self.ports += other.ports;
         self.reads += other.reads;
         self.writes += other.writes;
         self.zeroed_pages += other.zeroed_pages;

@@ -115,6 +115,16 @@ impl Machine {
         self.note(BOOT_VCPU, HostEvent::Mapped { gpa, spa, large });
     }
 
+    /// Sets a reserved bit in the nested entry of a 4 KiB guest page, or clears it: every access is #VC then (RMP-047).
+    pub fn mark_device(&mut self, gpa: u64, is_device: bool) {
+        let page = page_of(gpa);
+        self.nested.set_device(page, is_device);
+        for vcpu in &mut self.vcpus {
+            vcpu.tlb.flush_guest_pages(page, 1);
+        }
+        self.note(BOOT_VCPU, HostEvent::MarkedDevice { gpa, is_device });
+    }
+
     /// Whether the nested mapping of a guest address was made as a 2 MiB one.
     pub fn is_mapped_large(&self, gpa: u64) -> bool {
         self.nested.get(page_of(gpa)).is_some_and(|(_, size)| size == MapSize::Large)

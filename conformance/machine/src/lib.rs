@@ -21,13 +21,16 @@
 //! # What it does not model
 //!
 //! - Guest page tables: programs name guest-physical addresses; the linear address of PVALIDATE, RMPADJUST and INVLPGB is
-//!   the identity map of the executing VMPL. So there are no #PF, no page-table walks (RMP-045 bit 33), and no check of the PTE size against the requested size.
-//! - vTOM, secure AVIC, shadow stacks, guest intercept control, register protection (RMP-046, RMP-058 to RMP-060).
+//!   the identity map of the executing VMPL. So there are no #PF, no page-table walks (RMP-045 bit 33), and no check of the
+//!   PTE size against the requested size.
+//! - vTOM, secure AVIC, guest intercept control, register protection (RMP-046, RMP-058, RMP-059); of shadow stacks the right
+//!   in the mask alone (not RMP-060).
 //! - Event injection and interrupts: an injected event has no effect; restricted and alternate injection are only checked for
 //!   exclusion by VMRUN.
-//! - Registers other than RAX, RCX, RDX, R8, R9, RIP and EFER: they sit in the VMSA and never change by running.
-//! - Caches and memory types (RMP-057, RMP-061), MMIO (#VC 0x400: an address without memory is a nested fault), and the bytes
-//!   of the RMP table (RMP-062, RMP-063).
+//! - Registers other than RAX, RCX, RDX, R8, R9, RIP and EFER: they sit in the VMSA and never change by running. RIP moves
+//!   over HLT; instructions of a level with ReflectVC are over once L1 has moved it behind them.
+//! - Caches and memory types (RMP-057, RMP-061), the instructions that touch a device (a page that the host has marked as one
+//!   is #VC 0x400), and the bytes of the RMP table (RMP-062, RMP-063).
 //! - Other guests: there is one ASID. Secure processor pages (immutable) exist as a field only.
 //! - Ciphertext: who may not see a page reads a pattern that depends on the address alone.
 //! - CPL: privileged instructions run at CPL 0; only a fetch names its CPL.

@@ -1,6 +1,6 @@
 //! The host's nested map from guest to system pages.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::PAGE_SIZE;
@@ -26,6 +26,8 @@ struct Slot {
 #[derive(Clone, Debug)]
 pub(crate) struct NestedMap {
     slots: PageMap<Option<Slot>>,
+    /// Guest pages whose entry has a reserved bit set: devices, or what the host calls so.
+    devices: BTreeSet<u64>,
     /// System pages that a guest page was mapped to before and that were validated for it then.
     displaced: BTreeMap<u64, Vec<u64>>,
     pages_per_large: u64,
@@ -33,7 +35,7 @@ pub(crate) struct NestedMap {
 
 impl NestedMap {
     pub(crate) fn new(pages_per_large: u64) -> Self {
-        Self { slots: PageMap::new(None), displaced: BTreeMap::new(), pages_per_large }
+        Self { slots: PageMap::new(None), devices: BTreeSet::new(), displaced: BTreeMap::new(), pages_per_large }
     }
 
     pub(crate) fn map_identity(&mut self, page: u64, count: u64) {
@@ -53,6 +55,18 @@ impl NestedMap {
             self.break_up(gpa_page);
         }
         self.slots.fill(gpa_page, count, &slot);
+    }
+
+    pub(crate) fn set_device(&mut self, gpa_page: u64, is_device: bool) {
+        if is_device {
+            self.devices.insert(gpa_page);
+        } else {
+            self.devices.remove(&gpa_page);
+        }
+    }
+
+    pub(crate) fn is_device(&self, gpa_page: u64) -> bool {
+        self.devices.contains(&gpa_page)
     }
 
     /// A 2M mapping of which one page changes becomes small mappings.

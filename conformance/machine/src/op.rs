@@ -110,6 +110,36 @@ pub enum Op {
     Rdmsr(u32),
     /// WRMSR.
     Wrmsr(u32, u64),
+    /// IN (always #VC in an SNP guest).
+    In {
+        /// Port.
+        port: u16,
+        /// Bytes: 1, 2 or 4.
+        size: u8,
+    },
+    /// OUT (always #VC in an SNP guest).
+    Out {
+        /// Port.
+        port: u16,
+        /// Bytes: 1, 2 or 4.
+        size: u8,
+        /// EAX.
+        value: u32,
+    },
+    /// Any other instruction that the host intercepts: #VC with this code. Its registers are the VMSA's.
+    Intercepted {
+        /// Code of the #VC.
+        code: u64,
+        /// EXITINFO1.
+        info1: u64,
+        /// Bytes of the instruction.
+        length: u8,
+    },
+    /// Write to a supervisor shadow stack in a private page.
+    ShadowStack {
+        /// Address.
+        gpa: u64,
+    },
     /// CPUID (always #VC in an SNP guest).
     Cpuid {
         /// EAX.
@@ -143,8 +173,10 @@ pub enum Answer {
     None,
     /// Bytes read.
     Bytes(Vec<u8>),
-    /// A register value: MSR, old value of an atomic.
+    /// A register value: MSR, IN, old value of an atomic.
     Value(u64),
+    /// CPUID: EAX, EBX, ECX, EDX.
+    Cpuid([u32; 4]),
     /// PVALIDATE: EAX and CF.
     Pvalidate {
         /// EAX.

@@ -56,8 +56,12 @@ pub mod npf {
         WRITE = 1 << 1;
         /// CPL 3.
         USER = 1 << 2;
+        /// A reserved bit was set in the nested entry: the host marks a device (RMP-047).
+        RESERVED = 1 << 3;
         /// Instruction fetch.
         FETCH = 1 << 4;
+        /// Shadow stack access.
+        SHADOW_STACK = 1 << 6;
         /// Caused by an RMP or VMPL check.
         RMP = 1 << 31;
         /// Fault on the final guest address.
@@ -68,6 +72,8 @@ pub mod npf {
         SIZEM = 1 << 35;
         /// Denied by the permission mask.
         VMPL = 1 << 36;
+        /// Denied by its bit for supervisor shadow stacks.
+        SSS = 1 << 37;
     }
 }
 

@@ -23,8 +23,10 @@ pub mod exit_code {
         VC = 0x5d;
         /// CPUID (a #VC code).
         CPUID = 0x72;
-        /// HLT.
+        /// HLT. No #VC: it exits by itself.
         HLT = 0x78;
+        /// IN or OUT (a #VC code).
+        IOIO = 0x7b;
         /// RDMSR or WRMSR (a #VC code).
         MSR = 0x7c;
         /// Nested page fault; EXITINFO1 has the bits of [`rmp::npf`](crate::rmp::npf), EXITINFO2 the address.
@@ -88,12 +90,16 @@ pub enum VmrunError {
 pub(crate) enum Pending {
     /// It never ran.
     Start,
-    /// VMGEXIT, or a reflected CPUID: it completes with the registers of the VMSA.
+    /// VMGEXIT: it completes with the registers of the VMSA.
     Regs,
+    /// A reflected CPUID: EAX, EBX, ECX and EDX of the VMSA.
+    Cpuid,
     /// It completes with nothing.
     Nothing,
     /// A reflected RDMSR: EDX:EAX of the VMSA.
     MsrValue,
+    /// A reflected IN of so many bytes: AL, AX or EAX of the VMSA.
+    Port(u8),
     /// The operation is executed again.
     Retry,
 }
@@ -108,11 +114,13 @@ pub(crate) struct KeyState {
     pub(crate) started: bool,
     /// The last exit was a reflected #VC.
     pub(crate) reflected: bool,
+    /// Where RIP has to be for the instruction of a reflected #VC to be over.
+    pub(crate) next_rip: u64,
 }
 
 impl KeyState {
     pub(crate) const NEW: Self =
-        Self { pending: Pending::Start, ghcb_msr: 0, ended: false, started: false, reflected: false };
+        Self { pending: Pending::Start, ghcb_msr: 0, ended: false, started: false, reflected: false, next_rip: 0 };
 }
 
 /// A VMSA on a processor.
@@ -148,15 +156,20 @@ pub(crate) struct Leave {
     pub(crate) code: u64,
     /// Code for the VMSA.
     pub(crate) guest_code: u64,
+    /// For the VMSA, and but for #VC for the host too.
     pub(crate) info1: u64,
     pub(crate) info2: u64,
+    /// Bytes from RIP to GUEST_NRIP.
+    pub(crate) length: u64,
+    /// Bytes that RIP has moved already.
+    pub(crate) advance: u64,
     pub(crate) regs: Option<Regs>,
     pub(crate) pending: Pending,
 }
 
 impl Leave {
     pub(crate) const fn plain(code: u64, pending: Pending) -> Self {
-        Self { code, guest_code: code, info1: 0, info2: 0, regs: None, pending }
+        Self { code, guest_code: code, info1: 0, info2: 0, length: 0, advance: 0, regs: None, pending }
     }
 }
 
@@ -250,21 +263,25 @@ impl Machine {
         vmsa::write_u64(&mut page, vmsa::GUEST_EXITINFO1, leave.info1);
         vmsa::write_u64(&mut page, vmsa::GUEST_EXITINFO2, leave.info2);
         vmsa::write_u64(&mut page, vmsa::GUEST_EXITINTINFO, 0);
-        let rip = vmsa::read_u64(&page, vmsa::RIP);
-        vmsa::write_u64(&mut page, vmsa::GUEST_NRIP, rip.wrapping_add(u64::from(leave.code == exit_code::VC) * 2));
+        let rip = vmsa::read_u64(&page, vmsa::RIP).wrapping_add(leave.advance);
+        let next_rip = rip.wrapping_add(leave.length);
+        vmsa::write_u64(&mut page, vmsa::RIP, rip);
+        vmsa::write_u64(&mut page, vmsa::GUEST_NRIP, next_rip);
         self.memory.write(running.spa_page, 0, &page);
         self.oracle_hardware_wrote(running.key.vmsa);
 
         let key = self.keys.entry(running.key).or_insert(KeyState::NEW);
         key.pending = leave.pending;
         key.reflected = leave.code == exit_code::VC;
+        key.next_rip = next_rip;
         key.ended |= leave.code == exit_code::END;
         let exit = ExitInfo {
             key: running.key,
             vmpl: running.vmpl,
             code: leave.code,
-            info1: leave.info1,
-            info2: leave.info2,
+            // What made the #VC is the VMSA's secret.
+            info1: if key.reflected { 0 } else { leave.info1 },
+            info2: if key.reflected { 0 } else { leave.info2 },
             ghcb_msr: key.ghcb_msr,
         };
         if let Some(state) = self.vcpus.get_mut(usize::from(vcpu.0)) {
@@ -291,14 +308,23 @@ fn features_are_valid(features: u64) -> bool {
 fn resume_of(state: &mut KeyState, image: &PageBytes) -> Resume {
     let regs = vmsa::regs(image);
     let rip = vmsa::read_u64(image, vmsa::RIP);
-    if state.reflected && rip != vmsa::read_u64(image, vmsa::GUEST_NRIP) {
+    if state.reflected && rip != state.next_rip {
         return Resume::Retry;
     }
+    let low = |value: u64| value & 0xffff_ffff;
     match state.pending {
         Pending::Start => Resume::Start { rip, regs },
         Pending::Regs => Resume::Complete(Answer::Regs(regs)),
         Pending::Nothing => Resume::Complete(Answer::None),
-        Pending::MsrValue => Resume::Complete(Answer::Value((regs.rdx << 32) | (regs.rax & 0xffff_ffff))),
+        Pending::Cpuid => {
+            let all = [regs.rax, vmsa::read_u64(image, vmsa::RBX), regs.rcx, regs.rdx];
+            // The lower halves.
+            Resume::Complete(Answer::Cpuid(all.map(|value| value as u32)))
+        }
+        Pending::MsrValue => Resume::Complete(Answer::Value(regs.rdx << 32 | low(regs.rax))),
+        Pending::Port(1) => Resume::Complete(Answer::Value(regs.rax & 0xff)),
+        Pending::Port(2) => Resume::Complete(Answer::Value(regs.rax & 0xffff)),
+        Pending::Port(_) => Resume::Complete(Answer::Value(low(regs.rax))),
         Pending::Retry => Resume::Retry,
     }
 }

@@ -106,6 +106,13 @@ pub enum HostEvent {
         /// 2 MiB.
         large: bool,
     },
+    /// It set or cleared a reserved bit in a nested entry.
+    MarkedDevice {
+        /// Guest address.
+        gpa: u64,
+        /// Set.
+        is_device: bool,
+    },
     /// VMRUN failed.
     VmrunRefused {
         /// The VMSA.
@@ -162,6 +169,14 @@ impl From<&Op> for OpSummary {
             Op::Rmpadjust { gpa, rcx, rdx } => ("rmpadjust", &[("gpa", *gpa), ("rcx", *rcx), ("rdx", *rdx)]),
             Op::Rmpquery { gpa, rdx } => ("rmpquery", &[("gpa", *gpa), ("rdx", *rdx)]),
             Op::Vmgexit(regs) => ("vmgexit", &[("rax", regs.rax), ("rcx", regs.rcx), ("rdx", regs.rdx)]),
+            Op::In { port, size } => ("in", &[("port", u64::from(*port)), ("size", u64::from(*size))]),
+            Op::Out { port, size, value } => {
+                ("out", &[("port", u64::from(*port)), ("size", u64::from(*size)), ("eax", u64::from(*value))])
+            }
+            Op::Intercepted { code, info1, length } => {
+                ("intercepted", &[("code", *code), ("info1", *info1), ("length", u64::from(*length))])
+            }
+            Op::ShadowStack { gpa } => ("shadow stack", &[("gpa", *gpa)]),
             Op::Rdmsr(msr) => ("rdmsr", &[("msr", u64::from(*msr))]),
             Op::Wrmsr(msr, value) => ("wrmsr", &[("msr", u64::from(*msr)), ("value", *value)]),
             Op::Cpuid { leaf, subleaf } => ("cpuid", &[("eax", u64::from(*leaf)), ("ecx", u64::from(*subleaf))]),
@@ -186,6 +201,7 @@ pub(crate) fn outcome_line(outcome: &Outcome) -> String {
         Outcome::Done(Answer::Pvalidate { eax, carry }) => alloc::format!("eax={eax} cf={}", u8::from(*carry)),
         Outcome::Done(Answer::Rmpadjust { eax }) => alloc::format!("eax={eax}"),
         Outcome::Done(Answer::Rmpquery { eax, rcx, rdx }) => alloc::format!("eax={eax} rcx={rcx:#x} rdx={rdx:#x}"),
+        Outcome::Done(Answer::Cpuid([eax, ebx, ecx, edx])) => alloc::format!("{eax:#x} {ebx:#x} {ecx:#x} {edx:#x}"),
         Outcome::Done(Answer::Regs(regs)) => alloc::format!("rax={:#x}", regs.rax),
         Outcome::Fault(Fault::GeneralProtection) => String::from("#GP"),
         Outcome::Fault(Fault::InvalidOpcode) => String::from("#UD"),
@@ -219,6 +235,8 @@ impl fmt::Display for HostEvent {
             Self::Psmash { spa, code } => write!(f, "psmash {spa:#x}: {code}"),
             Self::Mapped { gpa, spa: Some(spa), large } => write!(f, "map {} {gpa:#x} to {spa:#x}", size(large)),
             Self::Mapped { gpa, spa: None, large } => write!(f, "unmap {} {gpa:#x}", size(large)),
+            Self::MarkedDevice { gpa, is_device: true } => write!(f, "{gpa:#x} is a device"),
+            Self::MarkedDevice { gpa, is_device: false } => write!(f, "{gpa:#x} is no device"),
             Self::VmrunRefused { vmsa } => write!(f, "vmrun {vmsa:#x} refused"),
             Self::Terminated { set, code } => write!(f, "terminated ({set},{code})"),
             Self::Idle(why) => f.write_str(why),

@@ -75,6 +75,8 @@ pub mod features {
         RESTRICTED_INJECTION = 1 << 3;
         /// Events come from the VMSA.
         ALTERNATE_INJECTION = 1 << 4;
+        /// The VMPL mask has a say over supervisor shadow stacks.
+        VMPL_SSS = 1 << 8;
         /// Secure AVIC.
         SECURE_AVIC = 1 << 16;
     }

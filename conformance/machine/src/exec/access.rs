@@ -5,7 +5,7 @@ use crate::nested::{MapSize, page_of};
 use crate::rmp::{GUEST_ASID, npf, perm};
 use crate::run::{Leave, Pending, exit_code};
 use crate::tlb::Cached;
-use crate::{Machine, PAGE_SIZE, VmsaWrite};
+use crate::{Machine, PAGE_SIZE, VmsaWrite, vmsa};
 
 /// What an access wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +14,15 @@ pub(crate) enum Access {
     Write,
     FetchUser,
     FetchSupervisor,
+    /// Of a supervisor shadow stack. Counts as a write where VmplSSS is off.
+    ShadowStack,
 }
 
 impl Access {
     /// Rights it needs. A mask with write but without read is illegal, so that a write needs both (vmpl_perms.csv).
     fn rights(self) -> u8 {
         match self {
+            Self::ShadowStack => perm::READ | perm::WRITE | perm::SHADOW_STACK,
             Self::Read => perm::READ,
             Self::Write => perm::READ | perm::WRITE,
             Self::FetchUser => perm::EXECUTE_USER,
@@ -31,6 +34,7 @@ impl Access {
         match self {
             Self::Read => 0,
             Self::Write => npf::WRITE,
+            Self::ShadowStack => npf::WRITE | npf::SHADOW_STACK,
             Self::FetchUser => npf::FETCH | npf::USER,
             Self::FetchSupervisor => npf::FETCH,
         }
@@ -49,6 +53,10 @@ pub(crate) struct Target {
 impl Machine {
     /// Translates and checks an access to one page, through the TLB. Fetches are private whatever the C-bit says (RMP-031).
     pub(crate) fn access(&mut self, actor: Actor, gpa: u64, private: bool, access: Access) -> Result<Target, Stopped> {
+        let access = match access {
+            Access::ShadowStack if !self.has_shadow_stack_right(actor) => Access::Write,
+            other => other,
+        };
         let page = page_of(gpa);
         let index = usize::from(actor.vcpu.0);
         let cached = if self.rule("RMP-055") {
@@ -73,7 +81,7 @@ impl Machine {
         let within = page.wrapping_sub(entry.gpa);
         let target =
             Target { spa_page: entry.spa.wrapping_add(within), pages: entry.pages.saturating_sub(within).max(1) };
-        if access == Access::Write {
+        if matches!(access, Access::Write | Access::ShadowStack) {
             self.wait_for_vmsa(target.spa_page)?;
         }
         Ok(target)
@@ -92,6 +100,14 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether the right to supervisor shadow stacks counts for whoever runs (VmplSSS in its VMSA).
+    fn has_shadow_stack_right(&self, actor: Actor) -> bool {
+        let state = self.vcpus.get(usize::from(actor.vcpu.0)).and_then(|state| state.running.as_ref());
+        state.is_some_and(|running| {
+            vmsa::read_u64(&running.registers[..], vmsa::SEV_FEATURES) & vmsa::features::VMPL_SSS != 0
+        })
+    }
+
     /// A store into a VMSA that runs does not complete, if this machine is built so.
     pub(crate) fn wait_for_vmsa(&self, spa_page: u64) -> Result<(), Stopped> {
         if self.config.vmsa_write == VmsaWrite::Waits && self.is_running_vmsa(spa_page) {
@@ -105,6 +121,9 @@ impl Machine {
         let page = page_of(gpa);
         let info = access.info_bits() | npf::FINAL;
         let encrypted = if private { npf::ENC } else { 0 };
+        if self.nested.is_device(page) {
+            return Err(Stopped::device(gpa));
+        }
         let Some((spa, size)) = self.nested.get(page) else {
             return Err(Stopped::nested_fault(info | encrypted, gpa));
         };
@@ -131,7 +150,9 @@ impl Machine {
         let needed = access.rights();
         let rights = if self.rule("RMP-034") { entry.rights(vmpl) } else { perm::ALL };
         if rights & needed != needed || rights & (perm::READ | perm::WRITE) == perm::WRITE && is_data(access) {
-            return Err(Stopped::nested_fault(info | npf::VMPL, gpa));
+            let missing = needed & !rights;
+            let shadow = if missing & perm::SHADOW_STACK != 0 { npf::SSS } else { 0 };
+            return Err(Stopped::nested_fault(info | npf::VMPL | shadow, gpa));
         }
         let pages = if entry.large { self.pages_per_large() } else { 1 };
         let within = page % pages;

@@ -94,6 +94,11 @@ impl Machine {
         Ok(Answer::None)
     }
 
+    pub(super) fn shadow_stack(&mut self, actor: Actor, gpa: u64) -> Result<Answer, Stopped> {
+        self.access(actor, gpa, true, Access::ShadowStack)?;
+        Ok(Answer::None)
+    }
+
     /// Bytes of a system page as seen with or without the C-bit: the wrong way round it is ciphertext.
     pub(crate) fn load(&self, spa_page: u64, offset: usize, private: bool, out: &mut [u8]) {
         if self.rmp.get(spa_page).assigned == private {

@@ -2,6 +2,7 @@
 
 mod access;
 mod memory_ops;
+mod reflect;
 pub(crate) mod rmp_ops;
 mod system;
 
@@ -10,7 +11,7 @@ pub(crate) use system::Flush;
 
 use crate::run::{Leave, Pending, exit_code};
 use crate::trace::outcome_line;
-use crate::{Answer, EventKind, Fault, Machine, Op, OpSummary, Outcome, Regs, Vcpu, vmsa};
+use crate::{Answer, EventKind, Fault, Machine, Op, OpSummary, Outcome, Vcpu};
 
 /// Why an operation did not retire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,16 @@ pub(crate) enum Stopped {
 impl Stopped {
     pub(crate) const GENERAL_PROTECTION: Self = Self::Fault(Fault::GeneralProtection);
     pub(crate) const INVALID_OPCODE: Self = Self::Fault(Fault::InvalidOpcode);
+
+    /// #VC of an instruction.
+    pub(crate) const fn intercepted(code: u64) -> Self {
+        Self::Fault(Fault::Vc { code, gpa: 0 })
+    }
+
+    /// #VC: the host has marked the page as a device (RMP-047).
+    pub(crate) const fn device(gpa: u64) -> Self {
+        Self::Fault(Fault::Vc { code: exit_code::NPF, gpa })
+    }
 
     /// #VC: the page is not validated (RMP-033).
     pub(crate) fn not_validated(gpa: u64) -> Self {
@@ -88,39 +99,20 @@ impl Machine {
             }
             Op::Rdmsr(number) => self.rdmsr(actor, *number),
             Op::Wrmsr(number, value) => self.wrmsr(actor, *number, *value),
-            Op::Cpuid { .. } => Err(Stopped::Fault(Fault::Vc { code: exit_code::CPUID, gpa: 0 })),
+            Op::Cpuid { .. } => Err(Stopped::intercepted(exit_code::CPUID)),
+            Op::In { size: 1 | 2 | 4, .. } | Op::Out { size: 1 | 2 | 4, .. } => {
+                Err(Stopped::intercepted(exit_code::IOIO))
+            }
+            Op::In { .. } | Op::Out { .. } => Err(Stopped::INVALID_OPCODE),
+            Op::Intercepted { code, length: 1..=15, .. } => Err(Stopped::intercepted(*code)),
+            Op::Intercepted { .. } => Err(Stopped::INVALID_OPCODE),
+            Op::ShadowStack { gpa } => self.shadow_stack(actor, *gpa),
             Op::Invlpgb { rax, ecx, .. } => self.invlpgb(actor, *rax, *ecx),
             Op::Tlbsync => self.tlbsync(actor),
             Op::Pause => Ok(Answer::None),
-            Op::Hlt => Err(Stopped::Exit(Leave::plain(exit_code::HLT, Pending::Nothing))),
+            // RIP is behind it when it exits.
+            Op::Hlt => Err(Stopped::Exit(Leave { advance: 1, ..Leave::plain(exit_code::HLT, Pending::Nothing) })),
             Op::End => Err(Stopped::Exit(Leave::plain(exit_code::END, Pending::Nothing))),
         }
-    }
-
-    /// An exception goes to the program, or with ReflectVC, if it is a #VC, to the host and the level above.
-    fn deliver(&mut self, actor: Actor, op: &Op, fault: Fault) -> Outcome {
-        let Fault::Vc { code, gpa } = fault else { return Outcome::Fault(fault) };
-        let Some(running) = self.vcpus.get(usize::from(actor.vcpu.0)).and_then(|state| state.running.as_ref()) else {
-            return Outcome::Exit;
-        };
-        let features = vmsa::read_u64(&running.registers[..], vmsa::SEV_FEATURES);
-        if features & vmsa::features::REFLECT_VC == 0 || actor.vmpl == 0 {
-            return Outcome::Fault(fault);
-        }
-        let old = vmsa::regs(&running.registers);
-        let (regs, info1, pending) = match op {
-            Op::Cpuid { leaf, subleaf } => {
-                (Regs { rax: u64::from(*leaf), rcx: u64::from(*subleaf), ..old }, 0, Pending::Regs)
-            }
-            Op::Rdmsr(number) => (Regs { rcx: u64::from(*number), ..old }, 0, Pending::MsrValue),
-            Op::Wrmsr(number, value) => {
-                let regs = Regs { rcx: u64::from(*number), rax: value & 0xffff_ffff, rdx: value >> 32, ..old };
-                (regs, 1, Pending::Nothing)
-            }
-            _ => (old, 0, Pending::Retry),
-        };
-        let leave = Leave { code: exit_code::VC, guest_code: code, info1, info2: gpa, regs: Some(regs), pending };
-        self.leave(actor.vcpu, &leave);
-        Outcome::Exit
     }
 }

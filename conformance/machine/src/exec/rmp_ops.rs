@@ -68,11 +68,14 @@ impl Machine {
 
     /// RMPADJUST. Order: operands, target VMPL, ownership, 4K on 2M, validated, 2M on 4K, in use, mask, done.
     ///
-    /// Choices where the sources are silent: a target beyond the implemented VMPLs is 2, reserved bits and a 2M VMSA are 1.
+    /// Choices where the sources are silent: a target beyond the implemented VMPLs is 2, reserved bits (the one for supervisor
+    /// shadow stacks among them where the processor lacks VmplSSS) and a 2M VMSA are 1.
     pub(super) fn rmpadjust(&mut self, actor: Actor, gpa: u64, rcx: u64, rdx: u64) -> Result<Answer, Stopped> {
         let answer = |eax| Ok(Answer::Rmpadjust { eax });
         let large = rcx == 1;
-        if rcx > 1 || !gpa.is_multiple_of(self.size_of(large)) || rdx & RDX_RESERVED != 0 {
+        let shadow_stack = rdx >> 8 & u64::from(perm::SHADOW_STACK) != 0;
+        let reserved = rdx & RDX_RESERVED != 0 || shadow_stack && !self.config.vmpl_sss;
+        if rcx > 1 || !gpa.is_multiple_of(self.size_of(large)) || reserved {
             return answer(code::FAIL_INPUT);
         }
         let target = (rdx & 0xff) as u8;

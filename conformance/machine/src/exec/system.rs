@@ -42,7 +42,7 @@ impl Machine {
             // SEV, SEV-ES, then the features from bit 2 on.
             msr::SEV_STATUS => (vmsa::read_u64(&running.registers[..], vmsa::SEV_FEATURES) << 2) | 0b11,
             msr::EFER => vmsa::read_u64(&running.registers[..], vmsa::EFER),
-            _ => return Err(Stopped::Fault(Fault::Vc { code: exit_code::MSR, gpa: 0 })),
+            _ => return Err(Stopped::intercepted(exit_code::MSR)),
         };
         Ok(Answer::Value(value))
     }
@@ -57,7 +57,7 @@ impl Machine {
             msr::SEV_STATUS => return Err(Stopped::GENERAL_PROTECTION),
             // The running guest cannot change EFER.SVME (RMP-024).
             msr::EFER => vmsa::write_u64(&mut running.registers[..], vmsa::EFER, value | vmsa::EFER_SVME),
-            _ => return Err(Stopped::Fault(Fault::Vc { code: exit_code::MSR, gpa: 0 })),
+            _ => return Err(Stopped::intercepted(exit_code::MSR)),
         }
         Ok(Answer::None)
     }

@@ -9,6 +9,8 @@ use crate::{LARGE_PAGE_SIZE, Machine, PAGE_SIZE};
 
 /// SEV_FEATURES: SNP is active.
 const SNP_ACTIVE: u64 = 1 << 0;
+/// SEV_FEATURES: #VC goes to a more privileged level.
+const REFLECT_VC: u64 = 1 << 2;
 /// SEV_FEATURES: restricted and alternate injection, which have to be as the host runs them: off.
 const INJECTION: u64 = 1 << 3 | 1 << 4;
 
@@ -36,6 +38,7 @@ struct Creation {
     vmpl: u8,
     vcpu: Vcpu,
     vmsa: u64,
+    reflects: bool,
 }
 
 impl Creation {
@@ -51,15 +54,17 @@ impl Creation {
         if reserved != 0 || vmpl >= u64::from(limits.vmpls) || apic_id >= u64::from(limits.vcpus) {
             return Err(Malformed::InvalidInput);
         }
+        let mut reflects = false;
         if kind != Kind::Destroy {
             let features = features?;
+            reflects = features & REFLECT_VC != 0;
             let frame = info2.is_multiple_of(PAGE_SIZE) && !info2.is_multiple_of(LARGE_PAGE_SIZE);
             if !frame || features & SNP_ACTIVE == 0 || features & INJECTION != 0 {
                 return Err(Malformed::InvalidInput);
             }
         }
         // Both are below 8.
-        Ok(Self { kind, vmpl: vmpl as u8, vcpu: Vcpu(apic_id as u8), vmsa: info2 })
+        Ok(Self { kind, vmpl: vmpl as u8, vcpu: Vcpu(apic_id as u8), vmsa: info2, reflects })
     }
 }
 
@@ -74,7 +79,7 @@ impl Machine {
     ) -> Result<Reply, Malformed> {
         // At most 8 vCPUs.
         let limits = Limits { vcpus: self.host.vcpus.len() as u8, vmpls: self.config.vmpls.min(VMPLS) };
-        let Creation { kind, vmpl, vcpu, vmsa } = Creation::decode(info1, info2, features, limits)?;
+        let Creation { kind, vmpl, vcpu, vmsa, reflects } = Creation::decode(info1, info2, features, limits)?;
         // VMPL0 decides what runs at VMPL0.
         if vmpl == 0 && at.vmpl != 0 {
             return Err(Malformed::InvalidInput);
@@ -83,7 +88,7 @@ impl Machine {
             return Err(Malformed::InvalidInput);
         }
         let vmsa = (kind != Kind::Destroy).then_some(vmsa);
-        *self.host.level_mut(vcpu, vmpl) = Level { vmsa, ..Level::default() };
+        *self.host.level_mut(vcpu, vmpl) = Level { vmsa, reflects, ..Level::default() };
         let state = self.host.vcpu_mut(vcpu);
         // One that runs leaves at its next step.
         state.interrupt |= state.current == Some((vcpu, vmpl));
@@ -112,7 +117,7 @@ mod tests {
     #[test]
     fn takes_all_three_kinds() {
         for (code, kind) in [(0, Kind::CreateOnInit), (1, Kind::Create), (2, Kind::Destroy)] {
-            let creation = Creation { kind, vmpl: 2, vcpu: Vcpu(1), vmsa: VMSA };
+            let creation = Creation { kind, vmpl: 2, vcpu: Vcpu(1), vmsa: VMSA, reflects: false };
             assert_eq!(decode(1 << 32 | 2 << 16 | code, VMSA), Ok(creation));
         }
     }

@@ -42,6 +42,10 @@ impl Machine {
                 }
                 _ => None,
             },
+            Policy::MarkDevice { gpa, after_steps } if steps >= after_steps => {
+                self.mark_device(gpa, true);
+                Some(Progress::Over)
+            }
             Policy::RemapInto { from, to, after_steps } if steps >= after_steps => {
                 self.move_page(from, Some(to)).map(|spa| {
                     self.map(from, false, None);

@@ -31,6 +31,11 @@ impl Machine {
         match exit.code {
             exit_code::VMGEXIT if exit.ghcb_msr & MSR_CODE == 0 => self.page_request(at, exit.ghcb_msr),
             exit_code::VMGEXIT => self.msr_request(at, exit.ghcb_msr),
+            // It is over; whoever reflects wants VMPL0 to know.
+            exit_code::HLT if self.host.level(owner, vmpl).reflects && self.monitor_waits(vcpu) => {
+                self.retire(exit.key);
+                Next::Level(0)
+            }
             exit_code::HLT => {
                 self.host.level_mut(owner, vmpl).state = LevelState::Halted { run: exit.key };
                 Next::Anybody
@@ -40,16 +45,32 @@ impl Machine {
                 Next::Same
             }
             exit_code::NPF => self.nested_fault(at, exit),
-            exit_code::VC => match self.host.level(vcpu, 0).state {
-                LevelState::Switched { .. } if vmpl != 0 => Next::Level(0),
-                _ => Next::Stop(Stop::Refused),
-            },
+            exit_code::VC if vmpl != 0 && self.monitor_waits(vcpu) => self.reflected(at),
+            exit_code::VC => Next::Stop(Stop::Refused),
             exit_code::END => {
                 self.host.level_mut(owner, vmpl).state = LevelState::Ended;
                 Next::Anybody
             }
             _ => Next::Stop(Stop::Refused),
         }
+    }
+
+    /// Whether VMPL0 waits for a level that it had run.
+    fn monitor_waits(&self, vcpu: Vcpu) -> bool {
+        matches!(self.host.level(vcpu, 0).state, LevelState::Switched { .. })
+    }
+
+    /// A lower level has an instruction for VMPL0.
+    fn reflected(&mut self, at: At) -> Next {
+        match self.host.policy(at.vcpu) {
+            Policy::KeepReflected(times) if self.host.spend(times) => {
+                self.retire(at.run);
+                return Next::Same;
+            }
+            Policy::ReturnAgain(times) => self.host.vcpu_mut(at.vcpu).replays = times,
+            _ => {}
+        }
+        Next::Level(0)
     }
 
     /// Splits what has the wrong size, and repeats what it finds nothing wrong with (RMP-039); anything else ends the vCPU.

@@ -16,11 +16,13 @@
 //! - It serves what its devices need: ports (one of them leads back to the guest), a page of device registers, a few MSRs, a
 //!   clock of guest steps, a list of vCPUs. #HV IPI means what a write of the x2APIC ICR means, without a doorbell.
 //! - A terminated guest does not run again, on any vCPU.
-//! - #VC that a lower level reflects goes to VMPL0. A program that has ended leaves its vCPU to the others, who are not
+//! - #VC that a lower level reflects goes to VMPL0, and so does HLT of a level that was created with ReflectVC, once it is
+//!   over. A program that has ended leaves its vCPU to the others, who are not
 //!   told.
 //!
 //! Not modelled: device interrupts and doorbell pages (feature bits 2 and 3 are off), timers, NMIs, the secure interrupt
-//! controller and the configuration of interrupt injection: their events are invalid.
+//! controller and the configuration of interrupt injection: their events are invalid. No page is a device that faults unless
+//! a test or a liar marks it.
 
 mod ap;
 mod attack;
@@ -106,6 +108,8 @@ struct Level {
     vmsa: Option<u64>,
     /// GHCB page that this VMPL registered.
     ghcb: Option<u64>,
+    /// It was created with ReflectVC.
+    reflects: bool,
     state: LevelState,
 }
 

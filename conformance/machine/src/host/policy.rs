@@ -37,6 +37,9 @@ pub enum Policy {
     SwitchErrorBits(u32),
     /// Answers every run-VMPL with an error and runs nobody (SW-08).
     RefuseSwitch,
+    /// So many times it keeps an instruction that a lower level reflects to itself: says that it is done, and runs the level
+    /// again without VMPL0 (SW-01).
+    KeepReflected(u64),
     /// Enters the VMSA of a lower level on an idle vCPU while VMPL0 serves its call (SW-04).
     RunDuringService,
 
@@ -91,6 +94,13 @@ pub enum Policy {
         from: u64,
         /// Where it shows up, freshly assigned.
         to: u64,
+        /// Guest steps before it happens.
+        after_steps: u64,
+    },
+    /// Sets a reserved bit in the nested entry of a page, as if it were a device (PG-28).
+    MarkDevice {
+        /// The page.
+        gpa: u64,
         /// Guest steps before it happens.
         after_steps: u64,
     },
@@ -218,7 +228,8 @@ impl Policy {
             Policy::UnmapPage { gpa, .. }
             | Policy::UnassignPage { gpa, .. }
             | Policy::SwapPage { gpa, .. }
-            | Policy::SwapBack { gpa, .. } => *gpa = gpa.wrapping_add(by),
+            | Policy::SwapBack { gpa, .. }
+            | Policy::MarkDevice { gpa, .. } => *gpa = gpa.wrapping_add(by),
             Policy::RemapInto { from, to, .. } => {
                 *from = from.wrapping_add(by);
                 *to = to.wrapping_add(by);

@@ -75,8 +75,10 @@ fn bits_of_nested_faults_are_those_of_the_table() {
     // RMP-045 has the others: "bits 32/33: fault on final guest address", "bits 0..4,6: present, write, user, reserved, fetch".
     let rule = rows!("rmp_semantics", "id", "RMP-045").next().expect("a row");
     assert!(rule.get("rule").starts_with("EXITINFO1 bits 32/33: fault on final guest address"));
-    assert!(rule.get("rule").contains("bits 0..4,6: present, write, user, reserved, fetch"));
-    for (name, bit) in [("FINAL", 32), ("PRESENT", 0), ("WRITE", 1), ("USER", 2), ("FETCH", 4)] {
+    assert!(rule.get("rule").contains("bits 0..4,6: present, write, user, reserved, fetch, shadow stack"));
+    for (name, bit) in
+        [("FINAL", 32), ("PRESENT", 0), ("WRITE", 1), ("USER", 2), ("RESERVED", 3), ("FETCH", 4), ("SHADOW_STACK", 6)]
+    {
         assert_eq!(take(&mut known, name), Some(1 << bit), "{name}");
     }
     finish(&known);
@@ -148,6 +150,7 @@ fn sev_features_are_those_of_the_table() {
             "RestrictedInjection" => "RESTRICTED_INJECTION",
             "AlternateInjection" => "ALTERNATE_INJECTION",
             "SecureAVIC" => "SECURE_AVIC",
+            "VmplSSS" => "VMPL_SSS",
             "reserved" => {
                 reserved |= mask(row.get("bit"));
                 continue;

@@ -6,6 +6,7 @@ mod instructions;
 mod oracles_conduct;
 mod oracles_memory;
 mod page_state;
+mod reflect;
 mod robust;
 mod scale;
 mod second_rmp;

@@ -3,12 +3,12 @@
 use super::*;
 use crate::{Resume, RunKey, VmrunError, VmsaWrite};
 
-fn field(m: &Machine, vmsa: u64, offset: usize) -> u64 {
+pub(super) fn field(m: &Machine, vmsa: u64, offset: usize) -> u64 {
     let bytes = m.peek(vmsa + offset as u64, 8, Some(0)).expect("VMPL0 may read");
     layout::read_u64(&bytes, 0)
 }
 
-fn set_field(m: &mut Machine, vmsa: u64, offset: usize, value: u64) {
+pub(super) fn set_field(m: &mut Machine, vmsa: u64, offset: usize, value: u64) {
     assert_eq!(on(m, CPU0, 0, write(vmsa + offset as u64, &value.to_le_bytes())), done());
 }
 
