@@ -5,6 +5,7 @@
 //! APIC id alone is that of the vCPU: core and node numbers stay as the page has them.
 
 use crate::abi::cpuid::{CpuidAnswer, CpuidTable};
+use crate::abi::cpuid_leaves::{CpuidLeaf, EncryptionFeatures};
 
 /// What the answers depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,18 +42,18 @@ pub fn answer(table: &CpuidTable<'_>, leaf: u32, sub_leaf: u32, state: &LevelSta
         }
         // No compact form, no size of it.
         (EXTENDED_STATE, 1) => [eax, 0, ecx, edx],
-        (EXTENDED_TOPOLOGY, _) => [state.apic_id, ebx, ecx, edx],
+        (NODE, _) => [state.apic_id, ebx, ecx, edx],
         (ENCRYPTION, _) => [eax | SVSM_PRESENT, ebx, ecx, edx],
         _ => found,
     })
 }
 
-const FEATURES: u32 = 0x1;
+const FEATURES: u32 = CpuidLeaf::FEATURES.0;
 const EXTENDED_FEATURES: u32 = 0x7;
-const TOPOLOGY: u32 = 0xb;
-const EXTENDED_STATE: u32 = 0xd;
-const EXTENDED_TOPOLOGY: u32 = 0x8000_001e;
-const ENCRYPTION: u32 = 0x8000_001f;
+const TOPOLOGY: u32 = CpuidLeaf::TOPOLOGY.0;
+const EXTENDED_STATE: u32 = CpuidLeaf::EXTENDED_STATE.0;
+const NODE: u32 = CpuidLeaf::NODE.0;
+const ENCRYPTION: u32 = CpuidLeaf::ENCRYPTION.0;
 
 /// Leaf 1, ECX.
 const OSXSAVE: u32 = 1 << 27;
@@ -61,8 +62,8 @@ const OSPKE: u32 = 1 << 4;
 /// Leaf 0xd, sub-leaf 1, EAX.
 const XSAVEC: u32 = 1 << 1;
 const XSAVES: u32 = 1 << 3;
-/// Leaf 0x8000_001f, EAX: an SVSM serves this level, and MSR SVSM_CAA can be read.
-const SVSM_PRESENT: u32 = 1 << 28;
+/// An SVSM serves this level, and MSR SVSM_CAA can be read.
+const SVSM_PRESENT: u32 = EncryptionFeatures::SVSM_COMM_PAGE_MSR.bits();
 
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_PKE: u64 = 1 << 22;

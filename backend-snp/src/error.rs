@@ -114,6 +114,26 @@ pub enum SnpError {
         /// The level.
         level: GuestLevel,
     },
+    /// No instruction of the level waits to be completed.
+    #[error("no instruction of level {} waits to be completed", level.number())]
+    NoTrap {
+        /// The level.
+        level: GuestLevel,
+    },
+    /// The instruction that waits is not completed like that.
+    #[error("another instruction of level {} waits to be completed", level.number())]
+    WrongCompletion {
+        /// The level.
+        level: GuestLevel,
+    },
+    /// GUEST_NRIP is not behind an instruction at RIP.
+    #[error("next RIP {next:#x} is not 1 to 15 bytes behind {rip:#x}")]
+    NextRip {
+        /// RIP.
+        rip: u64,
+        /// GUEST_NRIP.
+        next: u64,
+    },
     /// A VMSA has contents that are not allowed.
     #[error("VMSA field {field} has a value that is not allowed")]
     BadVmsa {
@@ -369,7 +389,9 @@ impl Error for SnpError {
             | Self::WrongVcpu { .. }
             | Self::BadVector { .. }
             | Self::BadLength { .. }
-            | Self::PrivateAddress { .. } => ErrorKind::InvalidArgument,
+            | Self::PrivateAddress { .. }
+            | Self::NoTrap { .. }
+            | Self::WrongCompletion { .. } => ErrorKind::InvalidArgument,
             Self::VmsaAligned2m { .. } => ErrorKind::Misaligned,
             Self::UnknownVcpu { .. } | Self::NoVcpu { .. } | Self::NotAStateFrame { .. } => ErrorKind::NotFound,
             Self::VcpuRuns { .. } | Self::CallUnanswered { .. } | Self::FrameInUse { .. } | Self::NoRoom { .. } => {
@@ -417,7 +439,7 @@ impl Error for SnpError {
             | Self::ListTooLong { .. }
             | Self::BadResponse { .. }
             | Self::NotAuthentic => ErrorKind::HostMisbehaved,
-            Self::Firmware { .. } => ErrorKind::Refused,
+            Self::Firmware { .. } | Self::NextRip { .. } => ErrorKind::Refused,
             Self::ChannelClosed => ErrorKind::ChannelClosed,
         }
     }
@@ -434,7 +456,7 @@ mod tests {
     use super::*;
 
     /// One of each, all with the same numbers inside.
-    fn samples() -> [SnpError; 53] {
+    fn samples() -> [SnpError; 56] {
         let (at, id, level, code) = (PhysAddr::new(0x1000), VcpuId(1), GuestLevel::ONE, RmpCode(1));
         [
             SnpError::Range(RangeError::Empty { at }),
@@ -454,6 +476,9 @@ mod tests {
             SnpError::ChannelBusy,
             SnpError::Quarantined { at },
             SnpError::CallUnanswered { level },
+            SnpError::NoTrap { level },
+            SnpError::WrongCompletion { level },
+            SnpError::NextRip { rip: 1, next: 1 },
             SnpError::BadVmsa { field: "field" },
             SnpError::BadVector { vector: 1 },
             SnpError::Unsupported { what: "field" },

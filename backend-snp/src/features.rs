@@ -28,8 +28,10 @@ pub struct Policy {
 
 impl Policy {
     /// L1. What L1 itself would have to handle is off: vTOM, ReflectVC, alternate injection, secure TSC, Secure AVIC,
-    /// register protection, and features of which it cannot use the gain.
-    pub const MONITOR: Self = Self { allowed: TRANSPARENT.union(SevFeatures::RESTRICTED_INJECTION) };
+    /// register protection, and features of which it cannot use the gain. Shadow stacks are no concern of L1: VMPL0 has every
+    /// right.
+    pub const MONITOR: Self =
+        Self { allowed: TRANSPARENT.union(SevFeatures::RESTRICTED_INJECTION).union(SevFeatures::VMPL_SSS) };
 
     /// A guest level. All that is known, but for vTOM and register protection: they change what this backend writes to
     /// memory. What the others need of a guest is its kernel's business.
@@ -70,7 +72,7 @@ mod tests {
     #[test]
     fn every_bit_of_sev_status_is_allowed_or_refused_by_name() {
         let reserved = [19, 20, 21, 22].into_iter().chain(24..64);
-        let monitor = [3, 4, 6, 10, 11, 12, 13, 15, 16, 18].into_iter().chain(reserved.clone());
+        let monitor = [3, 4, 6, 11, 12, 13, 15, 16, 18].into_iter().chain(reserved.clone());
         let guest = [3, 16].into_iter().chain(reserved);
         for (policy, refused) in
             [(Policy::MONITOR, monitor.collect::<std::vec::Vec<u32>>()), (Policy::GUEST, guest.collect())]

@@ -61,6 +61,18 @@ pub enum Error<F> {
         /// Which level.
         level: GuestLevel,
     },
+    /// No instruction of the level waits to be completed, or not with this.
+    #[error("no such instruction of {level:?} waits to be completed")]
+    NoTrap {
+        /// Which level.
+        level: GuestLevel,
+    },
+    /// The module said that an instruction has no length that there is.
+    #[error("the instruction of {level:?} is not 1 to 15 bytes long")]
+    NoLength {
+        /// Which level.
+        level: GuestLevel,
+    },
     /// The vCPU of a state frame runs.
     #[error("the vCPU of the state frame at {state:#x} runs")]
     StateInUse {
@@ -235,6 +247,7 @@ impl<F: coco_part_api::Error> coco_part_api::Error for Error<F> {
             | Self::BadGrants
             | Self::OtherVcpu { .. }
             | Self::NoCall { .. }
+            | Self::NoTrap { .. }
             | Self::BadVector { .. }
             | Self::BufferTooSmall { .. } => ErrorKind::InvalidArgument,
             Self::NoSuchLevel { .. } | Self::NoVcpu { .. } | Self::UnknownVcpu { .. } | Self::NoBootPage => {
@@ -247,7 +260,9 @@ impl<F: coco_part_api::Error> coco_part_api::Error for Error<F> {
             Self::Busy { .. } | Self::EventPending { .. } => ErrorKind::Busy,
             Self::NoTablePage { .. } | Self::HostRefused { .. } => ErrorKind::HostRefused,
             Self::HostStatus { .. } | Self::HostCursor { .. } => ErrorKind::HostMisbehaved,
-            Self::Refused { .. } | Self::Unexpected { .. } | Self::BadAnswer { .. } => ErrorKind::Refused,
+            Self::Refused { .. } | Self::Unexpected { .. } | Self::BadAnswer { .. } | Self::NoLength { .. } => {
+                ErrorKind::Refused
+            }
             Self::Stranded { .. } => ErrorKind::Quarantined,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Memory { fault, .. } => fault.kind(),

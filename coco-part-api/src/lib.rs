@@ -21,6 +21,7 @@ pub mod range;
 pub mod rights;
 pub mod svsm;
 pub mod switch;
+pub mod trap;
 pub mod validate;
 pub mod vcpu;
 
@@ -38,13 +39,14 @@ pub use switch::{
     Access, CallMonitor, CallRegs, Direction, Exit, FaultCause, MemoryFault, MsrAccess, PendingCall, PortAccess,
     RunLevel,
 };
+pub use trap::{Completion, Emulate, Trap};
 pub use validate::{After, Grant, NotYet, Origin, Validate};
 pub use vcpu::{AdmitVcpu, CreateVcpu, Event, GuestState, NewVcpu, Source, Terms};
 
 /// Everything L1 has of a backend: the own-level verbs, those for the levels below, and memory.
-pub trait Monitor: Identify + Attest + AdmitVcpu + RunLevel + AttestFor + BootGuest + HasMemory {}
+pub trait Monitor: Identify + Attest + AdmitVcpu + RunLevel + GuestState + AttestFor + BootGuest + HasMemory {}
 
-impl<T: Identify + Attest + AdmitVcpu + RunLevel + AttestFor + BootGuest + HasMemory> Monitor for T {}
+impl<T: Identify + Attest + AdmitVcpu + RunLevel + GuestState + AttestFor + BootGuest + HasMemory> Monitor for T {}
 
 /// What a part can do for its own level on both sides of every vendor. Code over it runs at L1 and below.
 pub trait OwnLevel: Identify + Validate + Attest {}

@@ -16,12 +16,15 @@ bitflags::bitflags! {
         const EXECUTE_USER = 4;
         /// Instructions may be fetched at CPL 0 to 2.
         const EXECUTE_SUPERVISOR = 8;
+        /// Supervisor shadow stacks may lie here. No part of [`Rights::RAM`]; where the machine has no such right, granting it
+        /// is `Unsupported`.
+        const SHADOW_STACK = 16;
     }
 }
 
 impl Rights {
-    /// Everything: ordinary RAM of a guest.
-    pub const RAM: Self = Self::all();
+    /// Ordinary RAM of a guest.
+    pub const RAM: Self = Self::READ.union(Self::WRITE).union(Self::EXECUTE_USER).union(Self::EXECUTE_SUPERVISOR);
 
     /// False for a set that no machine takes: write without read.
     #[inline]
@@ -80,6 +83,12 @@ mod tests {
         assert!(!Rights::WRITE.is_legal());
         assert!(Rights::RAM.is_legal() && Rights::empty().is_legal());
         assert!(!Grants::one(GuestLevel::THREE, Rights::WRITE).is_legal());
+    }
+
+    #[test]
+    fn shadow_stacks_are_no_part_of_ram() {
+        assert!(!Rights::RAM.contains(Rights::SHADOW_STACK));
+        assert_eq!(Rights::RAM | Rights::SHADOW_STACK, Rights::all());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use x86_64::structures::paging::{PhysFrame, Size4KiB};
 use crate::context::Context;
 use crate::error::ErrorType;
 use crate::level::{GuestLevel, VcpuId};
+use crate::trap::Completion;
 use crate::validate::Grant;
 
 /// A vCPU to create at the own level.
@@ -148,6 +149,21 @@ pub trait GuestState: ErrorType {
     /// # Errors
     /// As [`context`](Self::context); `Unsupported` where [`Capabilities::inject`](crate::Capabilities) says no.
     fn inject(&mut self, level: GuestLevel, event: Event) -> Result<(), Self::Error>;
+
+    /// Completes the instruction by which the level left last: registers, and RIP behind it. See [`trap`](crate::trap).
+    ///
+    /// # Errors
+    /// As [`context`](Self::context). `InvalidArgument` when no instruction waits for that: the last exit was no
+    /// [`Trap`](crate::Trap), it is completed already, the level has been run again since, or `with` does not fit. `Refused`
+    /// for an instruction of no length that there is. Nothing has changed then.
+    fn complete(&mut self, level: GuestLevel, with: Completion) -> Result<(), Self::Error>;
+
+    /// What the machine vouches for as the answer to CPUID in the level as it is now: EAX, EBX, ECX, EDX. `None` for a leaf
+    /// about which it says nothing, on some machines for every leaf.
+    ///
+    /// # Errors
+    /// As [`context`](Self::context), `Inaccessible`.
+    fn cpuid(&mut self, level: GuestLevel, leaf: u32, subleaf: u32) -> Result<Option<[u32; 4]>, Self::Error>;
 }
 
 /// The 4 KiB frame at an address that came from outside.

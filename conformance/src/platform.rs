@@ -83,6 +83,12 @@ pub trait Platform: Sized + 'static {
     /// with. No part of "state as before".
     fn changes_by_running(line: &str) -> bool;
 
+    /// Executes an instruction as a program does that knows nothing of the vendor.
+    ///
+    /// # Errors
+    /// An exception other than #GP, or an answer of another instruction.
+    fn plain(cpu: Cpu<'_, Self::Model>, instruction: Plain) -> Result<Found, String>;
+
     /// Makes L1 of another vCPU run soon: an interrupt, where the machine needs one.
     fn kick(cpu: Cpu<'_, Self::Model>, who: VcpuId);
 
@@ -100,6 +106,65 @@ pub trait Platform: Sized + 'static {
 
     /// Deliberate defects of backend or machine: name, what it is a defect of, and the options that have it.
     fn mutants() -> Vec<Mutant<Self>>;
+}
+
+/// An instruction that is the same on every processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plain {
+    /// CPUID.
+    Cpuid {
+        /// EAX.
+        leaf: u32,
+        /// ECX.
+        subleaf: u32,
+    },
+    /// RDMSR.
+    ReadMsr(u32),
+    /// WRMSR.
+    WriteMsr(u32, u64),
+    /// IN.
+    In {
+        /// Port.
+        port: u16,
+        /// Bytes.
+        size: u8,
+    },
+    /// OUT.
+    Out {
+        /// Port.
+        port: u16,
+        /// Bytes.
+        size: u8,
+        /// EAX.
+        value: u32,
+    },
+    /// HLT.
+    Halt,
+    /// A load of 8 bytes of private memory.
+    Load {
+        /// Where.
+        at: u64,
+    },
+}
+
+/// What an instruction left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing but that it is over.
+    Nothing,
+    /// EAX, EBX, ECX, EDX.
+    Cpuid([u32; 4]),
+    /// A value: of a register, of as many bytes as were read from a port, of memory.
+    Value(u64),
+    /// #GP.
+    GeneralProtection,
+}
+
+impl Found {
+    /// The word that a load found.
+    pub fn word(bytes: &[u8]) -> Self {
+        Self::Value(bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
+    }
 }
 
 /// What some vendors' machines have and others lack. A case that needs one is not applicable without it, by the table of

@@ -95,6 +95,12 @@ pub trait Tamper: Copy + 'static {
         false
     }
 
+    /// True when a write of these bytes is left out.
+    fn swallows(self, at: PhysAddr, bytes: &[u8]) -> bool {
+        let _ = (at, bytes);
+        false
+    }
+
     /// What a compare-and-exchange pretends to have found, instead of `found`.
     fn on_exchange(self, expected: u64, new: u64, found: u64) -> u64 {
         let _ = (expected, new);
@@ -214,6 +220,9 @@ impl<M: MemoryModel> GuestMemory for Window<'_, M> {
     }
 
     fn write(&self, at: PhysAddr, from: &[u8]) -> Result<(), Self::Fault> {
+        if self.defect.is_some_and(|defect| defect.swallows(at, from)) {
+            return Ok(());
+        }
         let mut gpa = at.as_u64();
         let mut rest = from;
         while !rest.is_empty() {

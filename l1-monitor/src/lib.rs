@@ -15,6 +15,7 @@ mod shared;
 pub mod storage;
 #[cfg(test)]
 mod tests;
+mod trap;
 mod vtpm;
 
 pub use launch::{GuestLaunch, SetupError};

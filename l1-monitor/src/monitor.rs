@@ -3,7 +3,8 @@
 use coco_part_api::svsm::CallResult;
 use coco_part_api::svsm::list::MOST;
 use coco_part_api::{
-    Error, ErrorKind, Exit, FaultCause, MemoryFault, Monitor as Backend, PendingCall, Processor, VcpuId,
+    Emulate, Error, ErrorKind, Exit, FaultCause, GuestLevel, MemoryFault, Monitor as Backend, PendingCall, Processor,
+    VcpuId,
 };
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
@@ -12,6 +13,7 @@ use crate::ledger::State;
 use crate::service;
 use crate::shared::Shared;
 use crate::storage::{Phase, Record, Serving};
+use crate::trap::Tried;
 
 /// The monitor on one vCPU. It owns that vCPU's backend; everything else is shared.
 #[derive(Debug)]
@@ -31,12 +33,10 @@ pub struct Monitor<'a, B: Backend, P, const VCPUS: usize> {
 pub enum Stop {
     /// It shut itself down (triple fault or the like).
     Shutdown,
-    /// It executed CPUID in a way that traps. This version serves guests that call, not guests that trap.
-    Cpuid,
-    /// It accessed a model-specific register, and that traps.
+    /// It accessed a model-specific register that it does not have, and L1 cannot raise #GP on this machine.
     Msr,
-    /// It accessed an I/O port, and that traps.
-    Port,
+    /// An instruction of it that traps could not be completed.
+    NotCompleted,
     /// It accessed memory that does not answer.
     Memory,
     /// It asked for the host, which is not passed on in this version.
@@ -57,6 +57,8 @@ pub enum Step {
     Idle,
     /// Served a call with this result.
     Served(CallResult),
+    /// Played an instruction that trapped.
+    Emulated,
     /// Nothing came of it; running again is right.
     Again,
     /// The guest's vCPU here does not run any more. Another one may be posted later.
@@ -78,7 +80,7 @@ pub enum Outcome {
     Dead,
 }
 
-impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> {
+impl<'a, B: Backend, P: Processor + Emulate, const VCPUS: usize> Monitor<'a, B, P, VCPUS> {
     /// The monitor of the vCPU that `backend` is for.
     pub fn new(backend: B, processor: P, shared: Shared<'a, B::Seed, VCPUS>) -> Self {
         let own = backend.vcpu();
@@ -102,7 +104,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
                 Step::Stopped(stop) => return Outcome::Stopped(stop),
                 Step::HostGaveUp => return Outcome::HostGaveUp,
                 Step::Dead => return Outcome::Dead,
-                Step::Idle | Step::Served(_) | Step::Again => {}
+                Step::Idle | Step::Served(_) | Step::Emulated | Step::Again => {}
             }
         }
     }
@@ -161,9 +163,9 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
                 return Step::Idle;
             }
             Exit::Shutdown => Stop::Shutdown,
-            Exit::Cpuid { .. } => Stop::Cpuid,
-            Exit::Msr(_) => Stop::Msr,
-            Exit::Port(_) => Stop::Port,
+            Exit::Cpuid { leaf, subleaf } => return self.emulate(Tried::Cpuid { leaf, subleaf }, current),
+            Exit::Msr(access) => return self.emulate(Tried::Msr(access), current),
+            Exit::Port(access) => return self.emulate(Tried::Port(access), current),
             Exit::Memory(fault) if self.is_hosts(&fault, current) => {
                 self.processor.pause();
                 return Step::Again;
@@ -202,17 +204,10 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
 
     /// Serves a pending call once (S1). It belongs to the frame that was current when this vCPU ran the guest.
     fn serve(&mut self, pending: PendingCall, current: &Record, is_malformed: bool) -> Step {
-        let record = loop {
-            let level = pending.level();
-            match self.shared.storage.with(|registry| registry.begin_serving(self.own, current.state, level)) {
-                Serving::Yes(record) => break record,
-                Serving::Wait => self.processor.pause(),
-                // Deleted since it called, or of another level: nobody waits for an answer, and none is given.
-                Serving::Gone => {
-                    self.let_go(pending);
-                    return Step::Again;
-                }
-            }
+        // Deleted since it called, or of another level: nobody waits for an answer, and none is given.
+        let Some(record) = self.hold(current, pending.level()) else {
+            self.let_go(pending);
+            return Step::Again;
         };
         let regs = pending.regs();
         let caller = Caller {
@@ -228,7 +223,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
             service::serve(&mut Call { backend, processor, shared, caller, regs, room })
         };
         let answered = self.backend.answer(pending, answer);
-        self.shared.storage.with(|registry| registry.end_hold(self.own, record.state));
+        self.release(&record);
         match answered {
             Ok(()) => Step::Served(answer.result()),
             Err(error) => {
@@ -236,6 +231,23 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
                 self.stop(Stop::StateLost, &record)
             }
         }
+    }
+
+    /// Keeps the frame that was current when this vCPU ran the guest from being deleted. `None` when it is gone, or of another
+    /// level.
+    pub(crate) fn hold(&mut self, current: &Record, level: GuestLevel) -> Option<Record> {
+        loop {
+            match self.shared.storage.with(|registry| registry.begin_serving(self.own, current.state, level)) {
+                Serving::Yes(record) => return Some(record),
+                Serving::Wait => self.processor.pause(),
+                Serving::Gone => return None,
+            }
+        }
+    }
+
+    /// Ends a [`hold`](Self::hold).
+    pub(crate) fn release(&mut self, record: &Record) {
+        self.shared.storage.with(|registry| registry.end_hold(self.own, record.state));
     }
 
     fn did_not_run(&mut self, kind: ErrorKind, current: &Record) -> Step {
@@ -268,7 +280,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
         Step::Again
     }
 
-    fn stop(&mut self, stop: Stop, current: &Record) -> Step {
+    pub(crate) fn stop(&mut self, stop: Stop, current: &Record) -> Step {
         log::debug!("{}: guest stopped: {stop:?}", self.own);
         if self.park(current.state, Phase::Current) {
             Step::Stopped(stop)
@@ -282,7 +294,9 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Monitor<'a, B, P, VCPUS> 
     fn park(&mut self, state: PhysFrame<Size4KiB>, from: Phase) -> bool {
         self.shared.storage.with(|registry| registry.park(self.own, state, from))
     }
+}
 
+impl<B: Backend, P, const VCPUS: usize> Monitor<'_, B, P, VCPUS> {
     pub(crate) const fn own(&self) -> VcpuId {
         self.own
     }

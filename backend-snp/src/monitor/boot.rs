@@ -10,7 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroize;
 
 use super::{L1, vmpl};
-use crate::abi::cpuid::CpuidPage;
+use crate::abi::cpuid::{CpuidPage, CpuidTable};
 use crate::abi::secrets::{SecretsPage, Vmpck};
 use crate::abi::vmpl::Vmpl;
 use crate::error::SnpError;
@@ -71,12 +71,24 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     }
 
     fn fill_features(&mut self, to: PhysFrame) -> Result<(), SnpError> {
-        let from = self.cpuid.start_address();
-        let page: CpuidPage = self.memory.read_value(from).map_err(SnpError::memory(from))?;
-        page.table().map_err(|_| SnpError::Unsupported { what: "CPUID page with more than 64 entries" })?;
+        let page = self.cpuid_page()?;
+        table(&page)?;
         let to = to.start_address();
         self.memory.write(to, page.as_bytes()).map_err(SnpError::memory(to))
     }
+}
+
+impl<P: Port, M: GuestMemory> L1<'_, P, M> {
+    /// A copy of the page that the firmware checked.
+    pub(super) fn cpuid_page(&self) -> Result<CpuidPage, SnpError> {
+        let from = self.cpuid.start_address();
+        self.memory.read_value(from).map_err(SnpError::memory(from))
+    }
+}
+
+/// The entries of a CPUID page.
+pub(super) fn table(page: &CpuidPage) -> Result<CpuidTable<'_>, SnpError> {
+    page.table().map_err(|_| SnpError::Unsupported { what: "CPUID page with more than 64 entries" })
 }
 
 /// Zeroes what belongs to guests: message numbers and the like.

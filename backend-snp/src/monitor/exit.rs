@@ -1,6 +1,12 @@
 //! Exits of a level whose #VC exceptions come to L1 (ReflectVC).
 //!
-//! Source: `facts/vc_exit_codes.csv`, `facts/ghcb_nae.csv` for the format of port accesses.
+//! The host sees `VMEXIT_VC` (0x5d). The VMSA holds what #VC would have told the level: the intercept's own code (0x72 for
+//! CPUID) with its EXITINFO1 and 2, and in GUEST_NRIP where the next instruction begins, but not for a nested page fault.
+//! HLT is no #VC: it exits by itself, with RIP behind it.
+//!
+//! Source: `facts/vc_exit_codes.csv`, `facts/vmsa.csv`, `facts/ghcb_nae.csv` for the format of port accesses; for the exit
+//! fields what OpenVMM's paravisor (openhcl/virt_mshv_vtl/src/processor/snp/mod.rs) and the mushroom supervisor
+//! (tee/supervisor-snp/src/ap.rs), both of which run guests with ReflectVC, read from them.
 
 use coco_part_api::{Access, Direction, Exit, FaultCause, MemoryFault, MsrAccess, PortAccess};
 use x86_64::PhysAddr;
@@ -12,25 +18,32 @@ use crate::abi::vmsa::Vmsa;
 /// EXITINFO1 of a nested page fault: a reserved bit was set, by which the host marks memory-mapped I/O.
 const RESERVED_BIT: u64 = 1 << 3;
 
-/// Whether an exit on record, with its EXITINFO1, is that of a #VC, and not one of the host's own exits. A nested page fault
-/// is a #VC only with the reserved bit; any other is the host's to resolve (RMP-047).
+/// Write traps of the sixteen control registers.
+const CR_WRITE_TRAPS: core::ops::RangeInclusive<u64> = ExitCode::CR_WRITE_TRAP.0..=ExitCode::CR_WRITE_TRAP.0 + 0xf;
+
+/// Whether an exit on record, with its EXITINFO1, concerns L1: that of a #VC, the end of the vCPU, or HLT. A nested page fault
+/// is a #VC only with the reserved bit; any other is the host's to resolve (RMP-047), and so are the automatic exits that the
+/// host has by its own choice of intercepts.
 pub(super) fn is_reflected(code: ExitCode, info_1: u64) -> bool {
-    if code == ExitCode::NPF {
-        return info_1 & RESERVED_BIT != 0;
-    }
-    !matches!(
-        code,
+    match code {
+        ExitCode::NPF => info_1 & RESERVED_BIT != 0,
         ExitCode::VMGEXIT
-            | ExitCode::INTR
-            | ExitCode::NMI
-            | ExitCode::SMI
-            | ExitCode::INIT
-            | ExitCode::VINTR
-            | ExitCode::BUSY
-            | ExitCode::INVALID
-            | ExitCode::IDLE_REQUIRED
-            | ExitCode::INVALID_PMC
-    )
+        | ExitCode::VC
+        | ExitCode::MC
+        | ExitCode::INTR
+        | ExitCode::NMI
+        | ExitCode::SMI
+        | ExitCode::INIT
+        | ExitCode::VINTR
+        | ExitCode::PAUSE
+        | ExitCode::BUSLOCK
+        | ExitCode::EFER_WRITE_TRAP
+        | ExitCode::BUSY
+        | ExitCode::INVALID
+        | ExitCode::IDLE_REQUIRED
+        | ExitCode::INVALID_PMC => false,
+        ExitCode(trap) => !CR_WRITE_TRAPS.contains(&trap),
+    }
 }
 
 /// The exit that a VMSA which stands still has on record.
@@ -122,6 +135,35 @@ mod tests {
         for bad in [0x03f8_0014, 0x03f8_0000, 0x03f8_0030] {
             assert!(matches!(decode(&vmsa(ExitCode::IOIO, bad)), Exit::Other { code: 0x7b }));
         }
+    }
+
+    /// `vc_exit_codes`: of the automatic exits those that end the vCPU or let it rest concern L1, with ReflectVC all of #VC do.
+    #[test]
+    fn what_is_reflected_is_what_the_table_says() {
+        let mut rows = 0;
+        for row in include_str!("../../facts/vc_exit_codes.csv").lines().skip(1) {
+            let cells: std::vec::Vec<&str> = row.split(',').collect();
+            let (codes, name, class) = (cells[0], cells[1], cells[2]);
+            let number = |text: &str| match text.strip_prefix("0x") {
+                Some(hex) => u64::from_str_radix(hex, 16).unwrap(),
+                None => text.parse::<i64>().unwrap() as u64,
+            };
+            let (first, last) = codes.split_once("..").unwrap_or((codes, codes));
+            let is_expected = match class {
+                "NAE" | "#VC error code" => true,
+                "AE" => matches!(name, "HLT" | "IDLE_HLT" | "SHUTDOWN"),
+                "AE; NAE with Secure AVIC" => true,
+                "NAE or AE" => continue,
+                "VMRUN result" => false,
+                _ => continue,
+            };
+            for code in [number(first), number(last)] {
+                assert_eq!(is_reflected(ExitCode(code), 0), is_expected, "{codes} {name}");
+            }
+            rows += 1;
+        }
+        assert_eq!(rows, 72);
+        assert!(is_reflected(ExitCode::NPF, RESERVED_BIT) && !is_reflected(ExitCode::NPF, !RESERVED_BIT));
     }
 
     #[test]

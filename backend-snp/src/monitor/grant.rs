@@ -106,10 +106,16 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             for &level in l1.levels {
                 let rights = grants.of(level);
                 l1.adjust(block, level, rights)?;
-                cut.pending |= rights != Rights::all();
+                cut.pending |= !rights.contains(l1.all_rights());
             }
             Ok(())
         })
+    }
+
+    /// Every right that the masks of this processor have.
+    #[inline]
+    const fn all_rights(&self) -> Rights {
+        if self.has_shadow_stack_right { Rights::all() } else { Rights::RAM }
     }
 
     /// Range inside the map (M1); grants legal, and for levels in use only. Their masks are added to `masks`: a result of that
@@ -124,6 +130,9 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             }
             if !rights.is_legal() || !self.levels.contains(&level) {
                 return Err(at_start(SnpError::IllegalGrants));
+            }
+            if !self.all_rights().contains(rights) {
+                return Err(at_start(SnpError::Unsupported { what: "the right to supervisor shadow stacks" }));
             }
             masks.push(level, rights);
         }

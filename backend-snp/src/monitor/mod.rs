@@ -11,7 +11,7 @@
 //! | `frames` | state frames: who may touch which VMSA |
 //! | `gate` | making a VMSA stand still |
 //! | `admit`, `own_vcpu` | making VMSAs and taking them back |
-//! | `switch`, `exit`, `state` | running a level and what it left behind |
+//! | `switch`, `exit`, `state`, `trap` | running a level, what it left behind, and completing what it tried |
 //! | `attest`, `boot` | evidence, boot pages |
 //! | `verbs` | the traits, by L1's own functions of the same names |
 //!
@@ -72,6 +72,7 @@ mod state;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod trap;
 mod validate;
 mod verbs;
 
@@ -128,6 +129,8 @@ pub struct L1<'a, P: Port, M: GuestMemory> {
     reflect: &'a [GuestLevel],
     secrets: PhysFrame,
     cpuid: PhysFrame,
+    /// The masks of the RMP have a bit for supervisor shadow stacks.
+    has_shadow_stack_right: bool,
     /// Features of the own level, which are the reference for all VMSAs.
     features: SevFeatures,
     frames: Frames<'a>,
@@ -225,7 +228,7 @@ const fn vmpl(level: GuestLevel) -> Vmpl {
     }
 }
 
-/// Rights as a mask of the RMP, bit by bit. Shadow stack pages are never granted as such.
+/// Rights as a mask of the RMP, bit by bit.
 #[inline]
 const fn permissions(rights: Rights) -> VmplPermissions {
     VmplPermissions::from_bits_retain(rights.bits())
@@ -235,4 +238,4 @@ const _: () = assert!(permissions(Rights::READ).bits() == VmplPermissions::READ.
 const _: () = assert!(permissions(Rights::WRITE).bits() == VmplPermissions::WRITE.bits());
 const _: () = assert!(permissions(Rights::EXECUTE_USER).bits() == VmplPermissions::EXECUTE_USER.bits());
 const _: () = assert!(permissions(Rights::EXECUTE_SUPERVISOR).bits() == VmplPermissions::EXECUTE_SUPERVISOR.bits());
-const _: () = assert!(Rights::all().bits() & VmplPermissions::SUPERVISOR_SHADOW_STACK.bits() == 0);
+const _: () = assert!(permissions(Rights::SHADOW_STACK).bits() == VmplPermissions::SUPERVISOR_SHADOW_STACK.bits());

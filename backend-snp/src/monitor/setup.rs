@@ -7,8 +7,8 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::shared::Shared;
 use super::{L1, attest};
-use crate::abi::cpuid::{CpuidAnswer, CpuidPage};
-use crate::abi::cpuid_leaves::{CpuidLeaf, FlushFeatures};
+use crate::abi::cpuid::{CpuidAnswer, CpuidEntry, CpuidPage};
+use crate::abi::cpuid_leaves::{CpuidLeaf, EncryptionFeatures, FlushFeatures};
 use crate::abi::nae::HvFeatures;
 use crate::error::SnpError;
 use crate::features::Policy;
@@ -79,7 +79,7 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
     ) -> Result<Self, SnpError> {
         let features = Policy::MONITOR.check(port.read_sev_status())?;
         prove_vmpl0(&mut port, setup.scratch)?;
-        demand_broadcast_flush(&setup.private, setup.cpuid)?;
+        let has_shadow_stack_right = processor(&setup.private, setup.cpuid)?;
         let frames = shared.frames();
         frames.check(setup.vcpu)?;
         negotiate(&mut port)?;
@@ -102,6 +102,7 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
             reflect: setup.reflect,
             secrets: setup.secrets,
             cpuid: setup.cpuid,
+            has_shadow_stack_right,
             features,
             frames,
             channel: &shared.channel,
@@ -124,20 +125,21 @@ fn prove_vmpl0<P: Port>(port: &mut P, scratch: PhysFrame) -> Result<(), SnpError
     }
 }
 
-/// A cut is redeemed by a flush that reaches every vCPU (M5). Whether there is one says the page that the firmware checked,
-/// not the host.
-fn demand_broadcast_flush<M: GuestMemory>(private: &M, cpuid: PhysFrame) -> Result<(), SnpError> {
+/// What the processor can do says the page that the firmware checked, not the host. A cut is redeemed by a flush that reaches
+/// every vCPU (M5), so that there has to be one. Gives whether masks have a bit for supervisor shadow stacks.
+fn processor<M: GuestMemory>(private: &M, cpuid: PhysFrame) -> Result<bool, SnpError> {
     let at = cpuid.start_address();
     let page: CpuidPage = private.read_value(at).map_err(SnpError::memory(at))?;
-    let answer = page.table().map(|table| table.lookup(CpuidLeaf::ADDRESS_SIZES.0, 0));
-    match answer {
-        Ok(CpuidAnswer::Entry(entry))
-            if FlushFeatures::from_bits_retain(entry.ebx).contains(FlushFeatures::INVLPGB) =>
-        {
-            Ok(())
-        }
-        _ => Err(SnpError::Unsupported { what: "a processor without INVLPGB in the guest" }),
+    let entry = |leaf: CpuidLeaf| match page.table().map(|table| table.lookup(leaf.0, 0)) {
+        Ok(CpuidAnswer::Entry(entry)) => entry,
+        _ => CpuidEntry::default(),
+    };
+    let flushes = FlushFeatures::from_bits_retain(entry(CpuidLeaf::ADDRESS_SIZES).ebx);
+    if !flushes.contains(FlushFeatures::INVLPGB) {
+        return Err(SnpError::Unsupported { what: "a processor without INVLPGB in the guest" });
     }
+    let features = EncryptionFeatures::from_bits_retain(entry(CpuidLeaf::ENCRYPTION).eax);
+    Ok(features.contains(EncryptionFeatures::VMPL_SSS))
 }
 
 /// Makes a private page of L1 a shared one, before there is a GHCB page.

@@ -1,6 +1,6 @@
 //! Registers of a level that has left for L1.
 
-use coco_part_api::{Context, Event, GuestLevel, GuestMemory, GuestState};
+use coco_part_api::{Completion, Context, Event, GuestLevel, GuestMemory, GuestState};
 use x86_64::structures::paging::PhysFrame;
 use zerocopy::IntoBytes;
 
@@ -52,11 +52,29 @@ impl<P: Port, M: GuestMemory> GuestState for L1<'_, P, M> {
         let _ = (level, event);
         Err(SnpError::Unsupported { what: "alternate injection" })
     }
+
+    /// The end of the instruction is GUEST_NRIP. Pending single steps and debug breakpoints of the level are not taken.
+    ///
+    /// # Errors
+    /// As [`context`](GuestState::context); [`SnpError::NoTrap`], [`SnpError::WrongCompletion`]; [`SnpError::NextRip`] where the
+    /// processor does not say where the instruction ends.
+    fn complete(&mut self, level: GuestLevel, with: Completion) -> Result<(), SnpError> {
+        self.complete_trap(level, with)
+    }
+
+    /// The page that the firmware checked at launch, with what software has to put in ([`cpuid`](crate::cpuid)).
+    ///
+    /// # Errors
+    /// As [`context`](GuestState::context); [`SnpError::Unsupported`] for a page that counts more than 64 entries.
+    fn cpuid(&mut self, level: GuestLevel, leaf: u32, subleaf: u32) -> Result<Option<[u32; 4]>, SnpError> {
+        self.cpuid_of(level, leaf, subleaf)
+    }
 }
 
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {
-    /// Runs `work` on the current VMSA of a level with the gate closed.
-    fn while_still<T>(
+    /// Runs `work` on the current VMSA of a level with the gate closed. That it is closed takes no proof as long as the gate
+    /// stays as the last exit left it.
+    pub(super) fn while_still<T>(
         &mut self,
         level: GuestLevel,
         work: impl FnOnce(&mut Self, PhysFrame) -> Result<T, SnpError>,
@@ -70,7 +88,8 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         if self.hold(level)? == Hold::Contested {
             return Err(SnpError::FrameBusy { at });
         }
-        let outcome = match self.gate(frame).close() {
+        let is_still = if current.is_still() { Ok(Still::Yes) } else { self.gate(frame).close() };
+        let outcome = match is_still {
             Ok(Still::Yes) => work(self, frame),
             Ok(Still::No) => Err(SnpError::VcpuRuns { at }),
             Err(cause) => Err(cause),

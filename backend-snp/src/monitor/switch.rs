@@ -11,7 +11,8 @@
 //! 4. Exit code and registers are read, once. The mark is exchanged for 0: whoever exchanges a 1 serves the call, and a
 //!    second return finds none (S1). The exit code on record is spent too, so that one exit is reported once.
 //! 5. The gate stays closed until the level runs again: a call is answered in a VMSA that cannot run. The word stays in
-//!    `Held` until the answer; after an exit that is no call it is `Ready` again at once.
+//!    `Held` until the answer; after an exit that is no call it is `Ready` again at once. An instruction that traps (ReflectVC)
+//!    can be completed until then, see `trap`.
 //!
 //! [`L1::run`] looks before it enters as well. The host may have run the level by itself, which it must when a guest starts
 //! a vCPU that L1 has not installed yet; entering then would lose the caller a call.
@@ -20,12 +21,13 @@ use core::mem::offset_of;
 
 use coco_part_api::memory::offset;
 use coco_part_api::svsm::CALL_PENDING;
-use coco_part_api::{CallRegs, Exit, GuestLevel, GuestMemory, PendingCall};
+use coco_part_api::{CallRegs, Completion, Exit, GuestLevel, GuestMemory, PendingCall};
 use x86_64::structures::paging::PhysFrame;
 
 use super::frames::{Phase, Place};
 use super::gate::{EXIT_CODE, Still};
 use super::setup::SwitchBy;
+use super::trap::{Trapped, reads_call_area};
 use super::{L1, exit, vmpl};
 use crate::abi::exit_codes::ExitCode;
 use crate::abi::sev_features::SevFeatures;
@@ -41,11 +43,15 @@ pub(super) struct Current<'a> {
     call_area: PhysFrame,
     /// A call was reported and is not answered.
     waiting: bool,
+    /// Another exit was reported, and the gate has been closed since.
+    still: bool,
+    /// The instruction of that exit, until it is completed.
+    trapped: Option<Trapped>,
 }
 
 impl<'a> Current<'a> {
     pub(super) const fn new(place: Place<'a>, call_area: PhysFrame) -> Self {
-        Self { place, call_area, waiting: false }
+        Self { place, call_area, waiting: false, still: false, trapped: None }
     }
 
     pub(super) const fn place(&self) -> Place<'a> {
@@ -54,6 +60,18 @@ impl<'a> Current<'a> {
 
     pub(super) const fn is_waiting(&self) -> bool {
         self.waiting
+    }
+
+    pub(super) const fn is_still(&self) -> bool {
+        self.still
+    }
+
+    pub(super) const fn trapped(&self) -> Option<Trapped> {
+        self.trapped
+    }
+
+    pub(super) const fn forget_trap(&mut self) {
+        self.trapped = None;
     }
 
     pub(super) fn is(&self, place: &Place<'_>) -> bool {
@@ -88,6 +106,10 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
             return Ok(exit);
         }
         let frame = self.current(level)?.place.frame();
+        if let Some(current) = self.current_mut(level) {
+            current.still = false;
+            current.trapped = None;
+        }
         let opened = self.gate(frame).open();
         self.release(level);
         opened?;
@@ -225,7 +247,8 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         if gate.read::<ExitCode>(EXIT_CODE)? != code {
             return Ok(None);
         }
-        let exit = if code == ExitCode::VMGEXIT {
+        let mut trapped = None;
+        let mut exit = if code == ExitCode::VMGEXIT {
             let mut values = [0; 5];
             for (value, field) in values.iter_mut().zip(REGISTERS) {
                 *value = gate.read(field)?;
@@ -242,11 +265,22 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
             if !exit::is_reflected(code, vmsa.guest_exitinfo1) {
                 return Ok(None);
             }
-            exit::decode(&vmsa)
+            let exit = exit::decode(&vmsa);
+            trapped = Trapped::of(&exit, &vmsa);
+            exit
         };
-        self.gate(frame).write(EXIT_CODE, &ExitCode::INVALID)?;
+        let gate = self.gate(frame);
+        gate.write(EXIT_CODE, &ExitCode::INVALID)?;
+        if reads_call_area(&exit)
+            && let Some(read) = trapped
+            && read.complete(&gate, level, Completion::Msr(current.call_area.start_address().as_u64())).is_ok()
+        {
+            (exit, trapped) = (Exit::Spurious, None);
+        }
         if let Some(current) = self.current_mut(level) {
             current.waiting = matches!(exit, Exit::Call(_) | Exit::MalformedCall(_));
+            current.still = !current.waiting;
+            current.trapped = trapped;
         }
         Ok(Some(exit))
     }

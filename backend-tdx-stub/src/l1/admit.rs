@@ -103,6 +103,7 @@ impl<P: Port, M: GuestMemory> AdmitVcpu for L1<'_, P, M> {
         }
         // From here on the older vCPU's registers are overwritten: it must not run again, not even after an error (S3).
         self.slot.clear(level);
+        self.levels[level.index()].trapped = None;
         match self.set_up(&seed) {
             Ok(()) => {
                 self.slot.put(level, seed.frame);

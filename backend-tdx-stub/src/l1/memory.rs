@@ -5,8 +5,8 @@
 
 use coco_part_api::range::SMALL;
 use coco_part_api::{
-    After, Block, FrameRange, Grant, Grants, GuestLevel, GuestMemory, HostState, NotYet, Origin, PageSize, Stopped,
-    Validate,
+    After, Block, FrameRange, Grant, Grants, GuestLevel, GuestMemory, HostState, NotYet, Origin, PageSize, Rights,
+    Stopped, Validate,
 };
 use x86_64::PhysAddr;
 
@@ -61,7 +61,13 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     fn check_grants(&self, grants: &Grants) -> Step<M::Fault> {
         let absent = |level: &GuestLevel| level.number() > self.td.levels;
         let for_nobody = GuestLevel::ALL.into_iter().filter(absent).all(|level| grants.of(level).is_empty());
-        if grants.is_legal() && for_nobody { Ok(()) } else { Err(Stopped::at_start(Error::BadGrants)) }
+        if !grants.is_legal() || !for_nobody {
+            return Err(Stopped::at_start(Error::BadGrants));
+        }
+        if GuestLevel::ALL.into_iter().any(|level| grants.of(level).contains(Rights::SHADOW_STACK)) {
+            return Err(Stopped::at_start(Error::Unsupported { reason: "levels without shadow stacks" }));
+        }
+        Ok(())
     }
 
     /// Exactly these rights for every L2 VM of the TD. Without a right a VM's alias goes.

@@ -23,7 +23,7 @@ use core::marker::PhantomData;
 use coco_part_api::level::GUEST_LEVELS;
 use coco_part_api::{
     Binding, BootGuest, BootInfo, BootPage, Capabilities, ErrorType, FlushReach, FrameRange, GuestLevel, GuestMemory,
-    HasMemory, Hierarchy, HostReach, Identify, Level, MemoryMap, Support, VcpuId,
+    HasMemory, Hierarchy, HostReach, Identify, Level, MemoryMap, Support, Trap, VcpuId,
 };
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
@@ -75,6 +75,8 @@ struct LevelState {
     flushed: u64,
     /// A call waits for its answer: bytes of the calling instruction.
     awaiting: Option<u8>,
+    /// The instruction by which it left last waits to be completed: which, and its bytes if the module said how many.
+    trapped: Option<(Trap, Option<u8>)>,
 }
 
 /// L1 on one vCPU. See the crate's page for what it can and cannot do.

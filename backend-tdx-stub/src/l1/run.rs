@@ -4,7 +4,7 @@
 //! is what the registers say, and a call cannot come back twice: VMCALL is one exit.
 
 use coco_part_api::{
-    CallRegs, Error as _, ErrorKind, Event, Exit, GuestLevel, GuestMemory, GuestState, PendingCall, RunLevel,
+    CallRegs, Error as _, ErrorKind, Event, Exit, GuestLevel, GuestMemory, GuestState, PendingCall, RunLevel, Trap,
 };
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
@@ -65,16 +65,16 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         let mut state = self.registers(pages.registers)?;
         let unknown = Exit::Other { code: info.reason().0.into() };
         match decode(info, &state) {
-            Decoded::Report(exit) => Ok(exit),
+            Decoded::Report(exit) => {
+                self.levels[level.index()].trapped = Trap::of(&exit).map(|trap| (trap, info.instruction_length()));
+                Ok(exit)
+            }
             Decoded::Call => Ok(self.await_answer(level, &state, info).map_or(unknown, Exit::Call)),
             Decoded::HostCall => Ok(self.await_answer(level, &state, info).map_or(unknown, Exit::HostCall)),
             Decoded::Halt => {
                 let Some(length) = info.instruction_length() else { return Ok(unknown) };
-                // HLT is over when the level runs again. "STI; HLT" must not find itself blocked by the STI (TDX-45).
-                state.rip = state.rip.wrapping_add(length.into());
-                self.set_registers(pages.registers, &state)?;
-                let blocked = interruption::BLOCKED_BY_STI | interruption::BLOCKED_BY_MOV_SS;
-                self.vmcs_write(level, VmcsField::INTERRUPTIBILITY, 0, blocked)?;
+                // HLT is over when the level runs again.
+                self.step_over(level, pages, &mut state, length)?;
                 Ok(Exit::Halt)
             }
             Decoded::UserCall => match self.inject(level, Event::GeneralProtection(0)) {
@@ -83,6 +83,21 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
                 _ => Ok(Exit::Spurious),
             },
         }
+    }
+
+    /// Ends an instruction of the level. "STI; HLT" must not find itself blocked by the STI (TDX-45), nor any other instruction
+    /// that follows the one behind STI or MOV SS.
+    pub(super) fn step_over(
+        &mut self,
+        level: GuestLevel,
+        pages: LevelPages,
+        state: &mut EnterGuestState,
+        length: u8,
+    ) -> Result<(), Error<M::Fault>> {
+        let blocked = interruption::BLOCKED_BY_STI | interruption::BLOCKED_BY_MOV_SS;
+        self.vmcs_write(level, VmcsField::INTERRUPTIBILITY, 0, blocked)?;
+        state.rip = state.rip.wrapping_add(length.into());
+        self.set_registers(pages.registers, state)
     }
 
     /// Notes that a call waits. `None` for an instruction length that cannot be.
@@ -132,6 +147,7 @@ impl<P: Port, M: GuestMemory> RunLevel for L1<'_, P, M> {
         if !self.slot.start(level) {
             return Err(Error::NoVcpu { level });
         }
+        self.levels[level.index()].trapped = None;
         let result = self.run_once(level, pages);
         if self.levels[level.index()].awaiting.is_none() {
             self.slot.stop(level);

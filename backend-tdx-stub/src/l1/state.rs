@@ -1,10 +1,11 @@
 //! Registers and events of a level that has left for L1.
 
 use coco_part_api::memory::offset;
-use coco_part_api::{Context, Event, GuestLevel, GuestMemory, GuestState};
+use coco_part_api::{Completion, Context, Event, GuestLevel, GuestMemory, GuestState};
 
 use super::{L1, LevelPages, admission};
 use crate::abi::fields::{VmcsField, interruption};
+use crate::abi::guest_state::gpr;
 use crate::error::Error;
 use crate::port::Port;
 
@@ -103,5 +104,29 @@ impl<P: Port, M: GuestMemory> GuestState for L1<'_, P, M> {
             }
             Event::InvalidOpcode => self.deliver(level, interruption::EXCEPTION | 6, 0),
         }
+    }
+
+    /// The length is the module's word, in the same registers that told of the exit.
+    ///
+    /// # Errors
+    /// As the trait says; `Refused` for an instruction without a length.
+    fn complete(&mut self, level: GuestLevel, with: Completion) -> Result<(), Self::Error> {
+        let pages = self.installed(level)?;
+        let (trap, length) = self.levels[level.index()].trapped.ok_or(Error::NoTrap { level })?;
+        let length = length.ok_or(Error::NoLength { level })?;
+        let mut state = self.registers(pages.registers)?;
+        let registers = with.registers(trap, state.gpr[gpr::RAX]).ok_or(Error::NoTrap { level })?;
+        for (register, value) in state.gpr.iter_mut().zip(registers) {
+            *register = value.unwrap_or(*register);
+        }
+        self.step_over(level, pages, &mut state, length)?;
+        self.levels[level.index()].trapped = None;
+        Ok(())
+    }
+
+    /// Always `None`: CPUID of L1 itself is about L1, and for part of the leaves raises #VE. What its guests find is the
+    /// integrator's to say.
+    fn cpuid(&mut self, level: GuestLevel, _leaf: u32, _subleaf: u32) -> Result<Option<[u32; 4]>, Self::Error> {
+        self.installed(level).map(|_| None)
     }
 }

@@ -7,6 +7,7 @@ mod host_cases;
 pub mod igvm;
 mod model;
 mod outside;
+mod plain;
 mod platform;
 mod port;
 pub mod replay;

@@ -12,7 +12,7 @@ use machine::host::Policy;
 use super::model::SnpModel;
 use super::platform::{RULES, Snp, launch};
 use crate::mutants;
-use crate::platform::{Home, Liar, Mutant, Platform, Property};
+use crate::platform::{Found, Home, Liar, Mutant, Plain, Platform, Property};
 use crate::runner::Cpu;
 use crate::suite::Case;
 use crate::world::{BootMonitor, Options};
@@ -109,6 +109,10 @@ impl<B: SnpBackend> Platform for OnSnp<B> {
 
     fn changes_by_running(line: &str) -> bool {
         Snp::changes_by_running(line)
+    }
+
+    fn plain(cpu: Cpu<'_, SnpModel>, instruction: Plain) -> Result<Found, String> {
+        Snp::plain(cpu, instruction)
     }
 
     fn kick(cpu: Cpu<'_, SnpModel>, who: VcpuId) {

@@ -15,7 +15,7 @@ use super::port::ModelPort;
 use super::sides::{early_guest_side, guest_side, l1_setup};
 use super::window::Window;
 use crate::mutants;
-use crate::platform::{Home, Liar, Mutant, Platform, Property};
+use crate::platform::{Found, Home, Liar, Mutant, Plain, Platform, Property};
 use crate::runner::Cpu;
 use crate::suite::Case;
 use crate::world::layout::{
@@ -94,6 +94,10 @@ impl Platform for Snp {
         frames.any(|at| line.contains(&format!(" {at:#x}: ")))
     }
 
+    fn plain(cpu: Cpu<'_, SnpModel>, instruction: Plain) -> Result<Found, String> {
+        super::plain::execute(cpu, instruction)
+    }
+
     /// An idle vCPU is asked again by the runner; a running one leaves at its next exit, and no flush waits for that.
     fn kick(_: Cpu<'_, SnpModel>, _: VcpuId) {}
 
@@ -170,7 +174,7 @@ pub(super) fn launch_with<P: Platform<Host = Policy>>(
     features: u64,
     cpuid: &[u8; PAGE as usize],
 ) -> Machine {
-    let mut machine = empty(options);
+    let mut machine = empty(options, cpuid);
     let mut add = |at: u64, kind: PageType, contents: &[u8; PAGE as usize]| {
         machine.launch_page(at, kind, contents).expect("the layout names each launch page once");
     };
@@ -197,7 +201,7 @@ pub(super) fn launch_from<P: Platform<Host = Policy>>(
     file: &[u8],
     claims: &Claims,
 ) -> Result<Machine, LoadError> {
-    let mut machine = empty(options);
+    let mut machine = empty(options, &super::features::page());
     if let Some(vmsa) = load(&mut machine, file, claims)? {
         machine.host_set_launch_vmsa(Vcpu(0), vmsa);
     }
@@ -206,11 +210,12 @@ pub(super) fn launch_from<P: Platform<Host = Policy>>(
 }
 
 /// The machine before its launch.
-fn empty<P: Platform<Host = Policy>>(options: &Options<P>) -> Machine {
+fn empty<P: Platform<Host = Policy>>(options: &Options<P>, cpuid: &[u8; PAGE as usize]) -> Machine {
     Machine::new(Config {
         ram: vec![(MONITOR, MONITOR_BYTES), (GUEST, options.guest_bytes)],
         vcpus: options.vcpus,
         seed: options.seed,
+        vmpl_sss: super::features::has_shadow_stack_right(cpuid),
         vmsa_write: if options.variant == 0 { VmsaWrite::Waits } else { VmsaWrite::Plain },
         broken_rules: options.broken_rules.clone(),
         trace: options.trace,

@@ -45,7 +45,7 @@ pub fn l1_setup<'y, P: Platform>(
         response: frame(page(channel, 2)),
         scratch: frame(page(channel, 3)),
         levels: &home.levels,
-        reflect: &[],
+        reflect: if home.options.traps { &home.levels } else { &[] },
         secrets: frame(MONITOR_SECRETS),
         cpuid: frame(MONITOR_FEATURES),
         switch_by: if home.options.seed.is_multiple_of(2) { SwitchBy::Msr } else { SwitchBy::Page },

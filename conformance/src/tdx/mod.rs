@@ -3,6 +3,7 @@
 mod cases;
 mod defect;
 mod model;
+mod plain;
 mod platform;
 mod port;
 mod sides;

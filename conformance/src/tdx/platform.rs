@@ -11,7 +11,7 @@ use super::model::{MemoryFault, TdxModel, Window};
 use super::port::{GuestPort, ModelPort, read_unswitched};
 use super::sides::{first_page, guest_side, halt, interrupt, l1_side, unswitched_of_l1};
 use crate::mutants;
-use crate::platform::{Home, Liar, Mutant, Platform, Property, Unswitched};
+use crate::platform::{Found, Home, Liar, Mutant, Plain, Platform, Property, Unswitched};
 use crate::runner::Cpu;
 use crate::suite::Case;
 use crate::world::layout::{GUEST, MONITOR, MONITOR_BYTES, MONITOR_DATA, PAGE, page, pattern};
@@ -81,6 +81,10 @@ impl Platform for Tdx {
     fn changes_by_running(line: &str) -> bool {
         let is_other_vmcs = line.starts_with("cpu") && !line.starts_with("cpu0 ");
         is_other_vmcs || (0..VCPUS as u64).any(|vcpu| line.contains(&format!(" {:#x}: ", first_page(vcpu))))
+    }
+
+    fn plain(cpu: Cpu<'_, TdxModel>, instruction: Plain) -> Result<Found, String> {
+        super::plain::execute(cpu, instruction)
     }
 
     fn kick(cpu: Cpu<'_, TdxModel>, who: VcpuId) {

@@ -1,5 +1,6 @@
 //! A world: one VM on one machine, its monitor, its guest programs, and what a case may ask of them.
 
+pub mod devices;
 mod gate;
 pub mod layout;
 mod monitor;
@@ -18,9 +19,10 @@ pub use monitor::{BootMonitor, ModelProcessor, VCPUS};
 pub use options::Options;
 use tpm::BackwardsTpm;
 
-use crate::platform::{Home, Platform};
+use crate::platform::{Found, Home, Plain, Platform};
 use crate::runner::{Body, Cpu, End, Model, Runner, Start};
-use crate::suite::Check;
+use crate::suite::{Check, Stop};
+use devices::{Devices, Told};
 
 /// What happened in the worlds of a bench.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,8 +69,35 @@ impl<P: Platform> L2<'_, P> {
     }
 }
 
+/// A guest on one vCPU that knows nothing of the vendor.
+pub struct PlainGuest<'y, P: Platform> {
+    /// Bare access to the machine.
+    pub cpu: Cpu<'y, P::Model>,
+    /// Where it runs.
+    pub start: Start,
+}
+
+impl<P: Platform> PlainGuest<'_, P> {
+    /// Executes an instruction and says what it left.
+    ///
+    /// # Errors
+    /// An exception other than #GP, or an answer of another instruction.
+    pub fn execute(&self, instruction: Plain) -> Result<Found, Stop> {
+        P::plain(self.cpu, instruction).map_err(Stop::Wrong)
+    }
+}
+
+type PlainBody<P> = Box<dyn for<'y> FnOnce(PlainGuest<'y, P>) -> Check>;
 type L1Body<P> = Box<dyn for<'y> FnOnce(L1<'y, P>) -> Check>;
 type L2Body<P> = Box<dyn for<'y> FnOnce(L2<'y, P>) -> Check>;
+
+/// The program of a guest on one vCPU.
+enum GuestBody<P: Platform> {
+    /// With the backend's guest side, by which it asks L1.
+    Asks(L2Body<P>),
+    /// With nothing.
+    Plain(PlainBody<P>),
+}
 
 /// What programs of one world share.
 pub(crate) struct Common<P: Platform> {
@@ -77,6 +106,7 @@ pub(crate) struct Common<P: Platform> {
     pub(crate) ledger: Vec<AtomicU64>,
     pub(crate) storage: monitor::Storage<P>,
     pub(crate) vtpm: Vtpm<BackwardsTpm>,
+    pub(crate) devices: Devices,
     /// What programs complained about.
     complaints: RefCell<Vec<String>>,
     /// Programs of the case that have not ended yet.
@@ -88,7 +118,7 @@ pub struct World<P: Platform> {
     /// The runner with its machine.
     pub runner: Runner<P::Model>,
     common: Rc<Common<P>>,
-    guests: Rc<RefCell<Vec<Option<L2Body<P>>>>>,
+    guests: Rc<RefCell<Vec<Option<GuestBody<P>>>>>,
     record: Rc<RefCell<Record>>,
     counted: u64,
 }
@@ -110,6 +140,7 @@ impl<P: Platform> World<P> {
             storage: monitor::Storage::<P>::new(),
             vtpm: Vtpm::new(BackwardsTpm),
             home,
+            devices: Devices::default(),
             complaints: RefCell::default(),
             unfinished: Cell::new(0),
         });
@@ -131,7 +162,9 @@ impl<P: Platform> World<P> {
                 let (common, body) = (Rc::clone(&common), body.take()?);
                 Some(Box::new(move |cpu: Cpu<'_, P::Model>| {
                     let check = match P::monitor(cpu, &common.shared, &common.home) {
-                        Ok(backend) => body(L1 { backend, processor: ModelProcessor::new(cpu), cpu, start }),
+                        Ok(backend) => {
+                            body(L1 { backend, processor: ModelProcessor::new(cpu, &common.devices), cpu, start })
+                        }
                         Err(error) => Err(format!("L1 does not start: {error}").into()),
                     };
                     common.end("L1", check);
@@ -145,7 +178,18 @@ impl<P: Platform> World<P> {
     /// Gives the program of the guest on a vCPU; on vCPU 0 it starts with the VM, elsewhere when the guest creates it.
     pub fn on_guest(&mut self, vcpu: u8, body: impl for<'y> FnOnce(L2<'y, P>) -> Check + 'static) {
         self.common.begin();
-        self.guests.borrow_mut()[usize::from(vcpu)] = Some(Box::new(body));
+        self.guests.borrow_mut()[usize::from(vcpu)] = Some(GuestBody::Asks(Box::new(body)));
+    }
+
+    /// As [`on_guest`](Self::on_guest) for a program that knows nothing of the vendor. Needs [`Options::traps`].
+    pub fn on_plain_guest(&mut self, vcpu: u8, body: impl for<'y> FnOnce(PlainGuest<'y, P>) -> Check + 'static) {
+        self.common.begin();
+        self.guests.borrow_mut()[usize::from(vcpu)] = Some(GuestBody::Plain(Box::new(body)));
+    }
+
+    /// What guests that trap told L1's devices, in order.
+    pub fn told(&self) -> Vec<Told> {
+        self.common.devices.told()
     }
 
     fn install_guests(&mut self) {
@@ -159,9 +203,12 @@ impl<P: Platform> World<P> {
                     // A vCPU that no case has a program for ends at once.
                     let Some(body) = body else { return Some(Box::new(|_: Cpu<'_, P::Model>| ()) as Body<P::Model>) };
                     Some(Box::new(move |cpu: Cpu<'_, P::Model>| {
-                        let check = match P::guest(cpu, &common.home) {
-                            Ok(port) => body(L2 { port, cpu, start, home: &common.home }),
-                            Err(error) => Err(format!("the guest does not start: {error}").into()),
+                        let check = match body {
+                            GuestBody::Plain(body) => body(PlainGuest { cpu, start }),
+                            GuestBody::Asks(body) => match P::guest(cpu, &common.home) {
+                                Ok(port) => body(L2 { port, cpu, start, home: &common.home }),
+                                Err(error) => Err(format!("the guest does not start: {error}").into()),
+                            },
                         };
                         common.end("guest", check);
                     }) as Body<P::Model>)

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use coco_part_api::{BootPage, Context, MemoryMap, NewVcpu, Processor, Validate, VcpuId};
 use l1_monitor::{GuestLaunch, Ledger, Limits, Monitor, Outcome, Shared, State, Vtpm, VtpmDevice};
 
+use super::devices::Devices;
 use super::layout::{self, frame, page, range};
 use super::{Common, World};
 use crate::platform::{Home, Platform};
@@ -20,12 +21,13 @@ pub(crate) type Storage<P> = l1_monitor::Storage<<P as Platform>::Seed, VCPUS>;
 /// The processor as a monitor's integrator has it: on the machine everybody is woken by being scheduled.
 pub struct ModelProcessor<'y, P: Platform> {
     cpu: Cpu<'y, P::Model>,
+    pub(super) devices: &'y Devices,
 }
 
 impl<'y, P: Platform> ModelProcessor<'y, P> {
     /// The processor of a program.
-    pub fn new(cpu: Cpu<'y, P::Model>) -> Self {
-        Self { cpu }
+    pub fn new(cpu: Cpu<'y, P::Model>, devices: &'y Devices) -> Self {
+        Self { cpu, devices }
     }
 }
 
@@ -87,7 +89,7 @@ fn serve<P: Platform>(cpu: Cpu<'_, P::Model>, common: &Common<P>, is_boot: bool)
         limits: Limits { vcpus: u32::from(home.options.vcpus), ..Limits::default() },
         vtpm: home.options.vtpm.then_some(&common.vtpm as &Vtpm<dyn VtpmDevice>),
     };
-    let mut monitor = Monitor::<_, _, VCPUS>::new(backend, ModelProcessor::<P>::new(cpu), shared);
+    let mut monitor = Monitor::<_, _, VCPUS>::new(backend, ModelProcessor::<P>::new(cpu, &common.devices), shared);
     if is_boot {
         start(&mut monitor, &shared, home)?;
     }

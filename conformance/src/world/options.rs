@@ -20,6 +20,9 @@ pub struct Options<P: Platform> {
     pub levels: Vec<GuestLevel>,
     /// Whether guests are served a vTPM.
     pub vtpm: bool,
+    /// Whether instructions of guest levels that need help come to L1 where the vendor leaves L1 the choice: for guests that
+    /// trap instead of calling.
+    pub traps: bool,
     /// How the host behaves.
     pub host: P::Host,
     /// Decides who steps, and what garbage memory holds.
@@ -44,6 +47,7 @@ impl<P: Platform> Default for Options<P> {
             handed_over: layout::HANDED_OVER,
             levels: vec![GuestLevel::TWO],
             vtpm: false,
+            traps: false,
             host: P::Host::default(),
             seed: 1,
             variant: 0,
@@ -63,6 +67,7 @@ impl<P: Platform> Clone for Options<P> {
             handed_over: self.handed_over,
             levels: self.levels.clone(),
             vtpm: self.vtpm,
+            traps: self.traps,
             host: self.host.clone(),
             seed: self.seed,
             variant: self.variant,

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use coco_part_api::svsm::{CallResult, DELETE_VCPU, PVALIDATE};
-use coco_part_api::{Access, Direction, ErrorKind, FaultCause, MemoryFault, MsrAccess, PortAccess, VcpuId};
+use coco_part_api::{Access, ErrorKind, FaultCause, MemoryFault, VcpuId};
 
 use super::mock::At;
 use super::*;
@@ -94,15 +94,11 @@ fn a_halted_guest_idles_and_runs_again() {
 }
 
 #[test]
-fn exits_of_guests_that_trap_stop_them_by_name() {
+fn exits_that_nobody_serves_stop_the_guest_by_name() {
     let at = PhysAddr::new(HOLE);
-    let port = PortAccess { port: 0x3f8, size: 1, direction: Direction::Out, value: 0 };
     let fault = MemoryFault { at, access: Access::Read, cause: FaultCause::NotMapped };
     for (exit, stop) in [
         (Exit::Shutdown, Stop::Shutdown),
-        (Exit::Cpuid { leaf: 0, subleaf: 0 }, Stop::Cpuid),
-        (Exit::Msr(MsrAccess::Read { msr: 0x10 }), Stop::Msr),
-        (Exit::Port(port), Stop::Port),
         (Exit::Memory(fault), Stop::Memory),
         (Exit::HostCall(PendingCall::new(LEVEL, pvalidate())), Stop::HostCall),
         (Exit::Other { code: 0x77 }, Stop::Other { code: 0x77 }),

@@ -12,6 +12,7 @@ mod mock;
 mod races;
 mod remap;
 mod services;
+mod traps;
 mod vcpus;
 mod vtpm;
 

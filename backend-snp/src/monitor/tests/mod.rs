@@ -10,6 +10,7 @@ mod start;
 mod state;
 mod successor;
 mod switch;
+mod trap;
 mod validate;
 
 use coco_part_api::{Context, FrameRange, GuestLevel, MemoryMap, Source, Terms, VcpuId};

@@ -1,6 +1,9 @@
 //! Each exit reason, and events whose delivery an exit broke off.
 
-use coco_part_api::{Access, Direction, Exit, FaultCause, GuestMemory, MemoryFault, MsrAccess, PortAccess, RunLevel};
+use coco_part_api::{
+    Access, Completion, Direction, Error as _, ErrorKind, Exit, FaultCause, GuestMemory, GuestState, MemoryFault,
+    MsrAccess, PortAccess, RunLevel,
+};
 
 use super::*;
 use crate::abi::guest_state::EnterGuestState;
@@ -164,4 +167,69 @@ fn nothing_is_delivered_again_when_the_level_did_not_run() {
     let gives = Regs { rax: Status::PENDING_INTERRUPT.0, r10: 0x8000_0b0e, ..Regs::default() };
     script.enter(ENTER_ONE, REGISTERS, gives, || ());
     assert!(matches!(l1.run(ONE), Ok(Exit::InterruptPending)));
+}
+
+/// Completes an exit with these registers, and gives the registers afterwards.
+fn completed(gives: Regs, with: Completion) -> EnterGuestState {
+    let (_exit, mut l1, script, ram) = run(gives);
+    write(&script, ONE, VmcsField::INTERRUPTIBILITY, 0, 3);
+    l1.complete(ONE, with).unwrap();
+    assert_eq!(l1.complete(ONE, with), Err(Error::NoTrap { level: ONE }), "once");
+    ram.read_value(PhysAddr::new(REGISTERS)).unwrap()
+}
+
+#[test]
+fn a_trapped_instruction_is_completed_in_its_registers_and_rip() {
+    let with = |changed: &[(usize, u64)], length: u64| {
+        let mut gpr = state().gpr;
+        changed.iter().for_each(|(register, value)| gpr[*register] = *value);
+        EnterGuestState::new(gpr, 0x1000 + length, 2)
+    };
+    let cpuid = completed(reason(10), Completion::Cpuid([0xa, 0xb, 0xc, 0xd]));
+    assert_eq!(cpuid, with(&[(0, 0xa), (1, 0xc), (2, 0xd), (3, 0xb)], 2));
+    let msr = completed(reason(31), Completion::Msr(0x1234_0000_5678));
+    assert_eq!(msr, with(&[(0, 0x5678), (2, 0x1234)], 2));
+    assert_eq!(completed(reason(32), Completion::Plain), with(&[], 2));
+    // IN of one byte, OUT, and XSETBV that no exit names.
+    let input = completed(Regs { rcx: 0x3fd_0008, ..reason(30) }, Completion::In(0xffff_ff60));
+    assert_eq!(input, with(&[(0, 0xaaaa_aaaa_8000_0060)], 2));
+    assert_eq!(completed(Regs { rcx: 0x3f8_0000, ..reason(30) }, Completion::Plain), with(&[], 2));
+    assert_eq!(completed(Regs { r11: 15 << 32, ..reason(55) }, Completion::Plain), with(&[], 15));
+}
+
+#[test]
+fn what_does_not_fit_or_has_no_length_is_not_completed() {
+    let refused = |gives: Regs, with: Completion| {
+        let (_exit, mut l1, _script, ram) = run(gives);
+        let error = l1.complete(ONE, with).unwrap_err();
+        assert_eq!(ram.read_value(PhysAddr::new(REGISTERS)), Ok(state()), "no register changed");
+        error
+    };
+    for with in [Completion::Plain, Completion::Msr(1), Completion::In(1)] {
+        assert_eq!(refused(reason(10), with), Error::NoTrap { level: ONE });
+    }
+    for length in [0, 16, u64::from(u32::MAX)] {
+        let error = refused(Regs { r11: length << 32, ..reason(10) }, Completion::Cpuid([0; 4]));
+        assert_eq!((error, error.kind()), (Error::NoLength { level: ONE }, ErrorKind::Refused));
+    }
+    // Memory, shutdown, and what the host brought about.
+    for gives in [Regs { r8: 0x5000, ..reason(48) }, reason(2), reason(Status::L2_EXIT_HOST_ROUTED_ASYNC.0 | 1)] {
+        let error = refused(gives, Completion::Plain);
+        assert_eq!((error, error.kind()), (Error::NoTrap { level: ONE }, ErrorKind::InvalidArgument));
+    }
+}
+
+#[test]
+fn an_instruction_is_not_completed_after_the_level_has_run_again() {
+    let (_exit, mut l1, script, _ram) = run(reason(10));
+    script.enter(ENTER_ONE, REGISTERS, reason(Status::L2_EXIT_HOST_ROUTED_ASYNC.0 | 1), || ());
+    assert!(matches!(l1.run(ONE), Ok(Exit::Spurious)));
+    assert_eq!(l1.complete(ONE, Completion::Cpuid([0; 4])), Err(Error::NoTrap { level: ONE }));
+}
+
+#[test]
+fn no_leaf_of_cpuid_is_vouched_for() {
+    let (mut l1, _script, _ram) = ready();
+    assert_eq!(l1.cpuid(ONE, 0, 0), Ok(None));
+    assert_eq!(l1.cpuid(GuestLevel::TWO, 0, 0).unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::hint::black_box;
 
-use coco_part_api::{Error, ErrorKind, FrameRange, GuestMemory, Processor, VcpuId};
+use coco_part_api::{Emulate, Error, ErrorKind, FrameRange, GuestMemory, Processor, VcpuId};
 use x86_64::PhysAddr;
 
 /// Guest memory from address 0 on, zero at first. Reading and writing it is counted, as the monitor's own work.
@@ -102,3 +102,5 @@ impl Processor for NullProcessor {
 
     fn pause(&mut self) {}
 }
+
+impl Emulate for NullProcessor {}

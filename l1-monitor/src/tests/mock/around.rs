@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coco_part_api::{ErrorKind, FrameRange, GuestMemory, HasMemory, Processor, VcpuId};
+use coco_part_api::{Emulate, ErrorKind, FrameRange, GuestMemory, HasMemory, Processor, VcpuId};
 use x86_64::PhysAddr;
 
 use super::{Books, MockBackend, MockError, Op, World};
@@ -108,5 +108,32 @@ impl Processor for MockProcessor {
     fn pause(&mut self) {
         self.note(Op::Pause);
         std::thread::yield_now();
+    }
+}
+
+/// A computer with one register, number 7, and devices that note what they are told.
+impl Emulate for MockProcessor {
+    fn cpuid(&mut self, vcpu: VcpuId, leaf: u32, subleaf: u32, vouched: Option<[u32; 4]>) -> [u32; 4] {
+        self.note(Op::Cpuid(vcpu.0, leaf, subleaf));
+        vouched.unwrap_or([leaf, subleaf, 0xc, 0xd])
+    }
+
+    fn read_msr(&mut self, vcpu: VcpuId, msr: u32) -> Option<u64> {
+        self.note(Op::ReadMsr(vcpu.0, msr));
+        (msr == 7).then_some(0x77)
+    }
+
+    fn write_msr(&mut self, vcpu: VcpuId, msr: u32, value: u64) -> Option<()> {
+        self.note(Op::WriteMsr(vcpu.0, msr, value));
+        (msr == 7).then_some(())
+    }
+
+    fn read_port(&mut self, vcpu: VcpuId, port: u16, size: u8) -> u32 {
+        self.note(Op::ReadPort(vcpu.0, port, size));
+        0x60
+    }
+
+    fn write_port(&mut self, vcpu: VcpuId, port: u16, size: u8, value: u32) {
+        self.note(Op::WritePort(vcpu.0, port, size, value));
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 use coco_part_api::{
-    AdmitVcpu, After, Attest, AttestFor, Binding, BootGuest, BootInfo, BootPage, CallRegs, Capabilities, CreateVcpu,
-    DataForm, ErrorKind, ErrorType, Evidence, Exit, FlushReach, FrameRange, Grant, Grants, GuestLevel, Hierarchy,
-    HostReach, Identify, Level, NewVcpu, NotYet, Origin, PendingCall, REPORT_DATA, Rights, RunLevel, Source, Stopped,
-    Support, Terms, Validate, VcpuId,
+    AdmitVcpu, After, Attest, AttestFor, Binding, BootGuest, BootInfo, BootPage, CallRegs, Capabilities, Completion,
+    Context, CreateVcpu, DataForm, ErrorKind, ErrorType, Event, Evidence, Exit, FlushReach, FrameRange, Grant, Grants,
+    GuestLevel, GuestState, Hierarchy, HostReach, Identify, Level, NewVcpu, NotYet, Origin, PendingCall, REPORT_DATA,
+    Rights, RunLevel, Source, Stopped, Support, Terms, Validate, VcpuId,
 };
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
@@ -253,6 +253,36 @@ impl RunLevel for MockBackend {
     fn set_call_area(&mut self, _: GuestLevel, at: PhysFrame<Size4KiB>) -> Result<(), MockError> {
         let (vcpu, at) = (self.vcpu.index(), at.start_address().as_u64());
         self.simple(Op::SetCallArea(at), At::SetCallArea, |books| books.call_areas[vcpu] = Some(at))
+    }
+}
+
+/// Registers that nobody reads; instructions are completed once, after their exit.
+impl GuestState for MockBackend {
+    fn context(&mut self, _: GuestLevel) -> Result<Context, MockError> {
+        Err(MockError(ErrorKind::Unsupported))
+    }
+
+    fn set_context(&mut self, _: GuestLevel, _: &Context) -> Result<(), MockError> {
+        Err(MockError(ErrorKind::Unsupported))
+    }
+
+    fn inject(&mut self, level: GuestLevel, event: Event) -> Result<(), MockError> {
+        assert_eq!(level, LEVEL);
+        self.simple(Op::Inject(event), At::Inject, |_| ())
+    }
+
+    fn complete(&mut self, level: GuestLevel, with: Completion) -> Result<(), MockError> {
+        assert_eq!(level, LEVEL);
+        self.simple(Op::Complete(with), At::Complete, |_| ())
+    }
+
+    /// Vouches for leaf 1 alone.
+    fn cpuid(&mut self, level: GuestLevel, leaf: u32, _: u32) -> Result<Option<[u32; 4]>, MockError> {
+        assert_eq!(level, LEVEL);
+        match self.world.with(|books| books.failure(At::Vouch)) {
+            Some(failure) => Err(MockError(failure.kind)),
+            None => Ok((leaf == 1).then_some([1, 2, 3, 4])),
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use coco_part_api::{After, BootPage, CallRegs, ErrorKind, Exit, FrameRange, Origin, Rights, Stopped};
+use coco_part_api::{
+    After, BootPage, CallRegs, Completion, ErrorKind, Event, Exit, FrameRange, Origin, Rights, Stopped,
+};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{PhysFrame, Size4KiB};
 
@@ -45,6 +47,13 @@ pub(crate) enum Op {
     AttestFor,
     Fill(BootPage),
     CreateVcpu(u64),
+    Complete(Completion),
+    Inject(Event),
+    Cpuid(u32, u32, u32),
+    ReadMsr(u32, u32),
+    WriteMsr(u32, u32, u64),
+    ReadPort(u32, u16, u8),
+    WritePort(u32, u16, u8, u32),
     Kick(u32),
     Idle,
     Pause,
@@ -69,6 +78,9 @@ pub(crate) enum At {
     AttestFor,
     Fill,
     CreateVcpu,
+    Complete,
+    Inject,
+    Vouch,
 }
 
 #[derive(Clone, Copy, Debug)]
