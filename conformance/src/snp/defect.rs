@@ -14,6 +14,10 @@ const SVME_IN_BYTE: u8 = 0x10;
 const VMSA_VMPL: usize = 0xca;
 /// Offset of EFER in a VMSA.
 const VMSA_EFER: u64 = 0xd0;
+/// Offset of RIP in a VMSA.
+const VMSA_RIP: u64 = 0x178;
+/// Offset of GUEST_EXITCODE in a VMSA.
+const VMSA_EXIT_CODE: u64 = 0x3c0;
 /// Offsets of the quadwords of a VMSA that are read one by one: EFER, exit code, RAX, RCX, RDX, R8, R9.
 const VMSA_QUADS: [u64; 7] = [VMSA_EFER, 0x3c0, 0x1f8, 0x308, 0x310, 0x340, 0x348];
 /// Bytes of a VMSA.
@@ -42,6 +46,10 @@ pub enum Defect {
     LevelNotChecked,
     /// A page granted to one level is granted to another one too.
     RightsForEverybody,
+    /// RIP of a level stays where it is when its instruction is completed.
+    RipStays,
+    /// An exit of a level stays on record when it has been told.
+    ExitStays,
     /// Each message to the firmware begins with the first sequence number again.
     SequenceReused,
 }
@@ -58,6 +66,8 @@ impl Defect {
         ("pending-not-cleared", Self::PendingNotCleared),
         ("level-not-checked", Self::LevelNotChecked),
         ("rights-for-everybody", Self::RightsForEverybody),
+        ("rip-stays", Self::RipStays),
+        ("exit-stays", Self::ExitStays),
         ("sequence-reused", Self::SequenceReused),
     ];
 
@@ -114,6 +124,15 @@ impl Tamper for Defect {
 
     fn skips_zeroing(self) -> bool {
         self == Self::ZeroingDropped
+    }
+
+    fn swallows(self, at: PhysAddr, bytes: &[u8]) -> bool {
+        let is_field = |field: u64| bytes.len() == 8 && at.as_u64() % VMSA_BYTES as u64 == field;
+        match self {
+            Self::RipStays => is_field(VMSA_RIP),
+            Self::ExitStays => is_field(VMSA_EXIT_CODE) && bytes == [0xff; 8],
+            _ => false,
+        }
     }
 
     fn keeps_bytes(self) -> bool {

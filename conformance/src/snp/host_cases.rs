@@ -112,6 +112,7 @@ fn aimed(policy: &Policy, at: u64, after_steps: u64) -> Option<Policy> {
         Policy::SwapPage { gpa, .. } => Policy::SwapPage { gpa: at + gpa, after_steps },
         // Back again as many steps later.
         Policy::SwapBack { gpa, .. } => Policy::SwapBack { gpa: at + gpa, after_steps },
+        Policy::MarkDevice { gpa, .. } => Policy::MarkDevice { gpa: at + gpa, after_steps },
         Policy::RemapInto { from, to, .. } => Policy::RemapInto { from: at + from, to: at + to, after_steps },
         _ => return None,
     })

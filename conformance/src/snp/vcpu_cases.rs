@@ -6,9 +6,13 @@
 //! | `image` | what a VMSA must hold when a guest hands it over |
 //! | `switching` | hosts that run the wrong VMSA, or the right one at the wrong time |
 //! | `answers` | hosts that answer run-VMPL wrong |
+//! | `reflect` | guests under ReflectVC |
+//! | `levels` | four levels on one vCPU |
 
 mod answers;
 mod image;
+mod levels;
+mod reflect;
 mod switching;
 
 use std::cell::Cell;
@@ -22,6 +26,7 @@ use machine::{Answer, Op, Vcpu, VmrunError};
 use super::model::SnpModel;
 use super::platform::Snp;
 use crate::platform::Platform;
+use crate::runner::Cpu;
 use crate::suite::create::case;
 use crate::suite::create::vcpus::{
     Plan, bring_up, call_while, create, delete, fill, fill_for, own_level, query, query_answer, start, stop, wait_for,
@@ -87,6 +92,8 @@ pub(super) fn cases() -> Vec<Case<Snp>> {
     all.extend(image::cases());
     all.extend(switching::cases());
     all.extend(answers::cases());
+    all.extend(reflect::cases());
+    all.extend(levels::cases());
     all
 }
 
@@ -144,9 +151,14 @@ fn instructions(bench: &mut Bench<Snp>) -> Check {
 
 /// RMPADJUST by the guest itself.
 fn rmpadjust(l2: &L2<'_, Snp>, gpa: u64, rdx: u64) -> Result<u32, Stop> {
-    match l2.cpu.execute(Op::Rmpadjust { gpa, rcx: 0, rdx }) {
+    rmpadjust_of(l2.cpu, gpa, rdx).map_err(Stop::Wrong)
+}
+
+/// RMPADJUST of a 4 KiB page by whoever runs.
+fn rmpadjust_of(cpu: Cpu<'_, SnpModel>, gpa: u64, rdx: u64) -> Result<u32, String> {
+    match cpu.execute(Op::Rmpadjust { gpa, rcx: 0, rdx }) {
         Ok(Answer::Rmpadjust { eax }) => Ok(eax),
-        other => Err(Stop::Wrong(format!("RMPADJUST: {other:x?}"))),
+        other => Err(format!("RMPADJUST: {other:x?}")),
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod by_hand;
 mod liars;
 mod one_level;
+pub(crate) mod traps;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -58,6 +59,7 @@ pub(crate) fn cases<P: Platform>() -> Vec<Case<P>> {
     ];
     all.extend(one_level::cases());
     all.extend(liars::cases());
+    all.extend(traps::cases());
     all
 }
 

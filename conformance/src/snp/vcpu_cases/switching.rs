@@ -25,7 +25,7 @@ const SEEDS: u64 = 8;
 /// How often a caller repeats a call that was not served.
 const PATIENCE: u32 = 200;
 /// MSR protocol: run VMPL0.
-const RUN_VMPL0: u64 = 0x016;
+pub(super) const RUN_VMPL0: u64 = 0x016;
 
 /// The cases of this file.
 pub(super) fn cases() -> Vec<Case<Snp>> {
@@ -199,12 +199,17 @@ fn wrong_vcpu(bench: &mut Bench<Snp>) -> Check {
 }
 
 /// Call area and entry address of a level whose program is a few instructions.
-const fn place_of(level: GuestLevel) -> (u64, u64) {
+pub(super) const fn place_of(level: GuestLevel) -> (u64, u64) {
     (page(CALL_AREA, level.index() as u64), 0x6000 + PAGE * level.index() as u64)
 }
 
 /// Calls L1 for ever with a tag of its own in RAX, and counts the calls that were served with it.
-fn call_for_ever(cpu: Cpu<'_, SnpModel>, level: GuestLevel, served: &Cell<u64>, wrong: &RefCell<Vec<String>>) {
+pub(super) fn call_for_ever(
+    cpu: Cpu<'_, SnpModel>,
+    level: GuestLevel,
+    served: &Cell<u64>,
+    wrong: &RefCell<Vec<String>>,
+) {
     let (area, _) = place_of(level);
     let tag = u64::from(level.number()) << 32;
     let certain = |op: Op| cpu.execute(op).unwrap_or(Answer::None);
@@ -276,7 +281,7 @@ fn wrong_level(bench: &mut Bench<Snp>) -> Check {
 }
 
 /// Gives a level its call area and its vCPU.
-fn put_level(l1: &mut L1<'_, Snp>, level: GuestLevel, index: u64) -> Check {
+pub(super) fn put_level(l1: &mut L1<'_, Snp>, level: GuestLevel, index: u64) -> Check {
     let wrong = |error: backend_snp::SnpError| Stop::Wrong(error.to_string());
     let (area, entry) = place_of(level);
     let state = page(STATE, index);
@@ -291,7 +296,7 @@ fn put_level(l1: &mut L1<'_, Snp>, level: GuestLevel, index: u64) -> Check {
 }
 
 /// Runs a level once and answers its call with the complement of RAX.
-fn serve_once(l1: &mut L1<'_, Snp>, level: GuestLevel) -> Check {
+pub(super) fn serve_once(l1: &mut L1<'_, Snp>, level: GuestLevel) -> Check {
     match l1.backend.run(level) {
         Ok(Exit::Call(call)) => {
             let regs = call.regs();
