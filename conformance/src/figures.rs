@@ -6,6 +6,7 @@
 mod counted;
 pub mod instructions;
 mod measure;
+pub mod switches;
 mod tdx;
 mod vcpus;
 

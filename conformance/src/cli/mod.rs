@@ -208,6 +208,9 @@ fn conformance(selection: &Selection) -> Result<bool, String> {
         }
     }
     matrix::print(&report, &backends);
+    if selection.filter.is_none() && backends.contains(&Snp::NAME) {
+        println!("{}", figures::switches::line()?);
+    }
 
     // A filter leaves out the cases that notice most mutants.
     let mut mutants = Vec::new();

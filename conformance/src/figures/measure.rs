@@ -7,7 +7,7 @@ use l2_guest_shim::Shim;
 use machine::Counters;
 
 use super::counted::{self, text};
-use super::{Figure, tdx, vcpus};
+use super::{Figure, switches, tdx, vcpus};
 use crate::platform::Platform;
 use crate::snp::{Snp, SnpModel};
 use crate::suite::Check;
@@ -44,6 +44,7 @@ pub fn measure() -> Result<Vec<Figure>, String> {
             None,
         ),
     ];
+    figures.extend(switches::figures()?);
     figures.extend(validation(call.rmpadjust)?);
     figures.extend(vcpus::figures(call.rmpadjust)?);
     figures.extend(flushes()?);
