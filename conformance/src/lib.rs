@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod figures;
+pub mod fuzz;
 pub mod mutants;
 pub mod platform;
 pub mod runner;

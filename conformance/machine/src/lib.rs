@@ -22,7 +22,8 @@
 //!
 //! - Guest page tables: programs name guest-physical addresses; the linear address of PVALIDATE, RMPADJUST and INVLPGB is
 //!   the identity map of the executing VMPL. So there are no #PF, no page-table walks (RMP-045 bit 33), and no check of the
-//!   PTE size against the requested size.
+//!   PTE size against the requested size. The processor's update of an entry (RMP-038) is a
+//!   [`CompareExchange64`](Op::CompareExchange64) of the program that has the tables.
 //! - vTOM, secure AVIC, guest intercept control, register protection (RMP-046, RMP-058, RMP-059); of shadow stacks the right
 //!   in the mask alone (not RMP-060).
 //! - Event injection and interrupts: an injected event has no effect; restricted and alternate injection are only checked for
