@@ -212,7 +212,8 @@ pub(super) fn msr(data: &[u8]) -> bool {
             let needed = HvFeatures::from_bits_truncate(before);
             hv_features(&mut port, needed).is_ok_and(|features| {
                 assert!(features.contains(needed));
-                assert_eq!((got.get() & 0xfff, got.get() >> 12), (0x81, features.bits()));
+                // Less than the answer says where a feature lacks another one that it needs.
+                assert_eq!((got.get() & 0xfff, features.bits() & !(got.get() >> 12)), (0x81, 0));
                 true
             })
         }

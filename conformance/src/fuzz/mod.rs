@@ -4,12 +4,11 @@
 //! whatever they are: no panic, bounded work, results in range, nothing changed by what was refused. It panics when
 //! something does not hold. `conformance/fuzz` gives the targets to libFuzzer; [`drive`] runs them without it, with random
 //! bytes and with changed examples.
-//!
-//! Not here yet: IGVM files and instruction bytes.
 
 mod bytes;
 mod calls;
 mod ghcb;
+mod images;
 mod message;
 mod pages;
 mod port;
@@ -36,6 +35,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "secrets_page", run: pages::secrets, examples: pages::secrets_examples },
     Target { name: "cpuid_page", run: pages::cpuid, examples: pages::cpuid_examples },
     Target { name: "report", run: pages::report, examples: pages::report_examples },
+    Target { name: "igvm", run: images::igvm, examples: images::igvm_examples },
+    Target { name: "launch_parameters", run: images::parameters, examples: images::parameter_examples },
+    Target { name: "instruction", run: images::instruction, examples: images::instruction_examples },
     Target { name: "call_list", run: calls::list, examples: calls::list_examples },
     Target { name: "state_frame", run: calls::state_frame, examples: calls::state_frame_examples },
     Target { name: "monitor_calls", run: calls::monitor, examples: calls::monitor_examples },
@@ -139,6 +141,9 @@ mod tests {
         secrets_pages_are_checked_whatever_they_hold: "secrets_page", 10_000;
         cpuid_pages_are_checked_whatever_they_hold: "cpuid_page", 10_000;
         reports_keep_every_byte: "report", 10_000;
+        igvm_files_are_checked_whatever_they_hold: "igvm", 3_000;
+        launch_parameters_are_checked_whatever_they_hold: "launch_parameters", 20_000;
+        instruction_bytes_are_decoded_or_refused: "instruction", 50_000;
         lists_of_a_caller_are_checked_whatever_they_hold: "call_list", 20_000;
         state_frames_are_checked_whatever_they_hold: "state_frame", 20_000;
         a_monitor_stands_any_sequence_of_calls: "monitor_calls", 60;

@@ -59,7 +59,8 @@ pub(super) fn secrets_examples() -> Vec<Vec<u8>> {
     let example = |level: u8, codes: [u8; 3], base: u64, size: u64, area: u64| {
         let mut bytes = 0b111u64.to_le_bytes().to_vec();
         bytes.extend(codes);
-        bytes.extend([1; 0x40]);
+        bytes.extend([3, 0, 0, 0]);
+        bytes.extend([1; 0x3c]);
         bytes.extend([base, size, area].map(u64::to_le_bytes).concat());
         bytes.extend([1, 0, 0, 0, level, 0, 0, 0]);
         bytes

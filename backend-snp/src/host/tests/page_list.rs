@@ -81,6 +81,18 @@ fn sharing_has_its_own_operation() {
     assert_eq!(outcome, Ok(()));
 }
 
+/// No address is cut: frames on both sides of 4 GiB and 1 TiB, and up to the last one that an address can have.
+#[test]
+fn an_entry_names_its_page_wherever_that_is() {
+    for at in [(1 << 32) - 0x1000, 1 << 32, (1 << 40) - 0x1000, 1 << 40, 1 << 47, (1 << 52) - 0x1000] {
+        let (outcome, _) = change(range(at, 0x1000), HostState::Private, move |_, _, entries| {
+            assert_eq!(entries[0], 1 << 52 | at);
+            answer(head(1, 0))
+        });
+        assert_eq!(outcome, Ok(()), "{at:#x}");
+    }
+}
+
 #[test]
 fn entries_go_out_unchanged_after_a_partial_answer() {
     let (outcome, exits) = change(range(0x8000, 0x4000), HostState::Private, |exit, before, entries| {
