@@ -11,7 +11,7 @@ use crate::runner::Cpu;
 use crate::snp::{Snp, SnpModel, Window};
 use crate::suite::{Check, Stop, ensure};
 use crate::world::Options;
-use crate::world::layout::{CHANNEL, FEATURES};
+use crate::world::layout::{CHANNEL, FEATURES, PAGE, range};
 
 /// Rounds that are counted together.
 const ROUNDS: u64 = 16;
@@ -113,7 +113,9 @@ fn ask(cpu: Cpu<'_, SnpModel>, instruction: Plain) -> Check {
         Plain::WriteMsr(number, value) => {
             event(cpu, 0x7c, 1, &[(RCX, u64::from(number)), (RAX, value & 0xffff_ffff), (RDX, value >> 32)])
         }
-        Plain::Out { port, value, .. } => event(cpu, 0x7b, u64::from(port) << 16 | 1 << 4, &[(RAX, u64::from(value))]),
+        Plain::Out { port, value, .. } => {
+            event(cpu, 0x7b, u64::from(port) << 16 | 1 << 9 | 1 << 4, &[(RAX, u64::from(value))])
+        }
         other => Snp::plain(cpu, other).map(|_| ()).map_err(Stop::Wrong),
     }
 }
@@ -130,6 +132,7 @@ const VERSION: u64 = 0xffa;
 fn event(cpu: Cpu<'_, SnpModel>, code: u64, info: u64, registers: &[(u64, u64)]) -> Check {
     let memory = Window::shared(cpu);
     let at = |offset: u64| PhysAddr::new(CHANNEL + offset);
+    memory.zero(range(CHANNEL, PAGE)).map_err(|fault| fault.to_string())?;
     let mut valid = 0_u128;
     for (offset, value) in EXIT.into_iter().zip([code, info, 0]).chain(registers.iter().copied()) {
         memory.write_value(at(offset), &value).map_err(|fault| fault.to_string())?;
@@ -141,6 +144,7 @@ fn event(cpu: Cpu<'_, SnpModel>, code: u64, info: u64, registers: &[(u64, u64)])
         let done = cpu.execute(op);
         ensure(matches!(done, Ok(Answer::None | Answer::Regs(_))), || format!("event {code:#x}: {done:x?}"))?;
     }
-    let status: u64 = memory.read_value(at(EXIT[1])).map_err(|fault| fault.to_string())?;
-    ensure(status & 0xffff_ffff == 0, || format!("event {code:#x}: SW_EXITINFO1 {status:#x}"))
+    let [status, detail] = [EXIT[1], EXIT[2]].map(|offset| memory.read_value::<u64>(at(offset)));
+    let (status, detail) = (status.map_err(|fault| fault.to_string())?, detail.map_err(|fault| fault.to_string())?);
+    ensure(status & 0xffff_ffff == 0, || format!("event {code:#x}: SW_EXITINFO1 {status:#x}, SW_EXITINFO2 {detail:#x}"))
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Actor, Stopped};
 use crate::nested::page_of;
 use crate::run::{KeyState, exit_code, msr};
-use crate::{Answer, Fault, Machine, vmsa};
+use crate::{Answer, Machine, vmsa};
 
 /// INVLPGB RAX: bit 0, the VA is valid.
 const VA_VALID: u64 = 1 << 0;

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use coco_part_api::svsm::list::{Action, Entry, WORD};
-use coco_part_api::svsm::{ATTESTATION, CALL_BUFFER, CORE, CREATE_VCPU, CallId, CallResult, PVALIDATE};
+use coco_part_api::svsm::{CALL_BUFFER, CORE, CREATE_VCPU, CallId, CallResult, PVALIDATE};
 use coco_part_api::{Block, CallRegs, Context, PageSize};
 use x86_64::PhysAddr;
 
@@ -12,6 +12,9 @@ use super::tdx::NullTdx;
 use super::verbs;
 use super::vm::{NullVendor, Vm};
 use crate::world::layout::{CALL_AREA, ENTRY_FURTHER, FREE, PAGE, STATE, page};
+
+/// A protocol that nobody speaks.
+const UNKNOWN: u32 = 0x99;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,7 +88,7 @@ impl Job {
                 (regs, CallResult::SUCCESS)
             }
             Work::Refused | Work::Traits | Work::Inherent => {
-                (CallRegs::call(CallId::new(ATTESTATION, 0), 0, 0, 0), CallResult::UNSUPPORTED_PROTOCOL)
+                (CallRegs::call(CallId::new(UNKNOWN, 0), 0, 0, 0), CallResult::UNSUPPORTED_PROTOCOL)
             }
         };
         vm.call(regs)?;

@@ -230,7 +230,7 @@ fn guest_instructions(bench: &mut Bench<Snp>) -> Check {
             rows.push((Op::Pvalidate { gpa, ecx: 0, edx }, Err(Fault::GeneralProtection)));
         }
         for target in 0..=own {
-            rows.push((adjust(gpa, mask(perm::ALL, target)), no()));
+            rows.push((adjust(gpa, mask(perm::ALL & !perm::SHADOW_STACK, target)), no()));
             rows.push((adjust(gpa, mask(0, target)), no()));
             rows.push((adjust(gpa, mask(0, target) | VMSA), no()));
         }

@@ -227,8 +227,9 @@ fn boot_page_fields(bench: &mut Bench<Snp>) -> Check {
 }
 
 fn unknown_features(bench: &mut Bench<Snp>) -> Check {
-    // SEV_STATUS shows bits 21:0. What the backend names as supported, by bit (sev_features): restricted injection, debug, IBS, BTB, IBS, SMT, IBPB.
-    let supported = [3, 5, 6, 7, 12, 15, 21];
+    // SEV_STATUS shows bits 21:0. What the backend names as supported, by bit (sev_features): restricted injection, debug,
+    // IBS, BTB, shadow stacks, IBS, SMT, IBPB.
+    let supported = [3, 5, 6, 7, 8, 12, 15, 21];
     for bit in (1..22).filter(|bit| features::RESERVED >> bit & 1 == 0) {
         let features = features::SNP_ACTIVE | 1 << bit;
         let options = bench.options();

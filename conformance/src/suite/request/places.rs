@@ -139,7 +139,7 @@ pub(super) fn remap<P: Platform>(bench: &mut Bench<P>) -> Check {
 /// A page that the guest gave to the host, given as an argument: what lies in it is the host's to change.
 pub(super) fn shared_pages<P: Platform>(bench: &mut Bench<P>) -> Check {
     const LENT: u64 = DATA + 0x2_0000;
-    let options = bench.options();
+    let options = crate::world::Options { vcpus: 2, ..bench.options() };
     let mut world = bench.world(options);
     let create = CallRegs::call(CallId::new(CORE, CREATE_VCPU), DATA + 0x3_0000, LENT, 1);
     let call_area = Probe { regs: create, ..Probe::core("call area of a new vCPU", CREATE_VCPU, 0, BAD_ADDRESS) };
