@@ -11,5 +11,6 @@ pub mod snp;
 pub mod suite;
 pub mod table;
 pub mod tdx;
+pub mod threats;
 pub mod window;
 pub mod world;

@@ -21,6 +21,7 @@ use crate::suite::run::{CaseReport, run_case, run_with};
 use crate::suite::{Case, Report, cases};
 use crate::table;
 use crate::tdx::Tdx;
+use crate::threats;
 use crate::world::Options;
 
 /// Runs the coco-part conformance suite on the embedded machine models.
@@ -87,6 +88,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: PathBuf,
     },
+    /// Print which case plays which threat of the catalogue: the text of threats.md
+    Threats,
     /// Print counted figures: world switches, instructions and flushes per piece of work
     Figures {
         /// Write them as JSON too
@@ -132,6 +135,10 @@ pub fn main() -> ExitCode {
         },
         Some(Command::Replay { seed, write }) => replay::print(seed, write.as_deref()),
         Some(Command::Table { json }) => print_table(&json),
+        Some(Command::Threats) => {
+            print!("{}", threats::markdown());
+            Ok(true)
+        }
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Measure { file }) => igvm::print(&file),
