@@ -27,9 +27,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// L1. What L1 itself would have to handle is off: vTOM, ReflectVC, alternate injection, secure TSC, Secure AVIC,
-    /// register protection, and features of which it cannot use the gain. Shadow stacks are no concern of L1: VMPL0 has every
-    /// right.
+    /// L1. vTOM, ReflectVC, alternate injection, secure TSC, Secure AVIC, register protection, and features of which it cannot
+    /// use the gain are off. Restricted injection may be on: it takes every injection but #HV from the host, and the
+    /// integrator's handler for #HV just returns; there is no doorbell page. Shadow stacks are no concern of L1: VMPL0 has
+    /// every right.
     pub const MONITOR: Self =
         Self { allowed: TRANSPARENT.union(SevFeatures::RESTRICTED_INJECTION).union(SevFeatures::VMPL_SSS) };
 

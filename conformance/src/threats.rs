@@ -21,7 +21,7 @@ pub struct Threat {
     /// Id in the catalogue.
     pub id: &'static str,
     /// What the attacker does.
-    pub name: &'static str,
+    pub name: String,
     /// Ids of the cases that play it.
     pub cases: Vec<&'static str>,
     /// Why none does.
@@ -35,7 +35,12 @@ pub fn all() -> Vec<Threat> {
     let of = |id| cases.iter().filter(move |case| case.threats.contains(&id)).map(|case| case.id);
     let reason = |id| reasons.iter().find(|(known, _)| *known == id).map(|(_, reason)| *reason);
     threats
-        .map(|(id, name)| Threat { id, name: name.trim_matches('"'), cases: of(id).collect(), reason: reason(id) })
+        .map(|(id, name)| Threat {
+            id,
+            name: name.trim_matches('"').replace("\"\"", "\""),
+            cases: of(id).collect(),
+            reason: reason(id),
+        })
         .collect()
 }
 

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use coco_part_api::svsm::CallResult;
 use coco_part_api::svsm::vtpm::MOST_RESPONSE;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 /// A TPM that executes commands of guests.
 ///
@@ -75,7 +75,7 @@ impl<D: VtpmDevice + ?Sized> Vtpm<D> {
         command: &[u8],
         hand_on: impl FnOnce(&[u8]) -> Result<(), CallResult>,
     ) -> Result<(), CallResult> {
-        let mut inner = self.inner.try_lock().ok_or(CallResult::BUSY)?;
+        let mut inner = self.lock()?;
         let Inner { response, device } = &mut *inner;
         let outcome = device.execute(command, response);
         let given = match outcome {
@@ -99,8 +99,14 @@ impl<D: VtpmDevice + ?Sized> Vtpm<D> {
 
     /// Looks at the endorsement key. BUSY while another vCPU has the device.
     pub(crate) fn with_key<R>(&self, look: impl FnOnce(Option<&[u8]>) -> R) -> Result<R, CallResult> {
-        let inner = self.inner.try_lock().ok_or(CallResult::BUSY)?;
+        let inner = self.lock()?;
         Ok(look(inner.device.endorsement_key()))
+    }
+
+    /// The device, for one use. It may have broken since somebody looked whether it works.
+    fn lock(&self) -> Result<MutexGuard<'_, Inner<D>>, CallResult> {
+        let inner = self.inner.try_lock().ok_or(CallResult::BUSY)?;
+        if self.is_broken() { Err(CallResult::UNSUPPORTED_PROTOCOL) } else { Ok(inner) }
     }
 }
 

@@ -36,7 +36,8 @@ impl fmt::Debug for Update<'_> {
     }
 }
 
-/// The digest of the pages so far. Two launches agree if and only if they added the same pages in the same order.
+/// The digest of the pages so far. It is the same exactly when pages of the same types were added at the same places, with the
+/// same rights and in the same order, and with the same contents where the type is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchDigest([u8; 48]);
 

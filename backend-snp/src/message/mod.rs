@@ -66,6 +66,7 @@ impl MessagePages {
 }
 
 /// A channel under the key of one level. Not `Copy`, not `Debug`; the key is wiped when the channel closes or is dropped.
+/// Moving a channel may leave a copy of the key on the stack, as any move does.
 ///
 /// `M` is the handle to memory that is shared with the host.
 pub struct Channel<M: GuestMemory> {

@@ -70,7 +70,7 @@ impl<M: GuestMemory> Channel<M> {
     ///
     /// # Errors
     /// As [`report`](Self::report). [`SnpError::BufferTooSmall`], and [`SnpError::Range`] for pages that the messages use:
-    /// nothing was sent.
+    /// nothing was sent. [`SnpError::Memory`] for pages of the table alone: the report is lost, and the channel goes on.
     pub fn extended_report<P: Port>(
         &mut self,
         port: &mut P,

@@ -49,7 +49,8 @@ impl Trapped {
         Err(SnpError::NextRip { rip: self.rip, next: self.next_rip })
     }
 
-    /// Writes registers and RIP of a VMSA that stands still.
+    /// Writes registers and RIP of a VMSA that stands still. Memory that fails in between leaves some registers written; the
+    /// instruction stays uncompleted, for RIP is written last.
     pub(super) fn complete<P: Port, M: GuestMemory>(
         &self,
         gate: &Gate<'_, P, M>,

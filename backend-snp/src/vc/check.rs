@@ -8,10 +8,14 @@ use crate::abi::sev_features::SevStatus;
 use crate::insn::{LinearAddr, Operation};
 
 /// Deals with error codes that no instruction has to be looked at for.
-pub(super) fn without_instruction(context: &VcContext, code: ExitCode) -> Run<()> {
+pub(super) fn without_instruction(context: &VcContext, code: ExitCode, facts: &Facts<'_>) -> Run<()> {
     match code {
         ExitCode::PAGE_NOT_VALIDATED => Err(VcError::PageNotValidated { at: LinearAddr::new(context.cr2) }.into()),
         ExitCode::NOT_RESTARTABLE => Err(VcError::NotRestartable.into()),
+        // The processor switches the debug registers and delivers #DB itself.
+        ExitCode::DB if facts.sev_status.contains(SevStatus::DEBUG_VIRTUALIZATION) => {
+            Err(VcError::FalseExit { rip: context.registers.rip }.into())
+        }
         ExitCode::DB => Err(Exception::DEBUG.into()),
         ExitCode::AC if context.checks_alignment() => Err(Exception::ALIGNMENT_CHECK.into()),
         ExitCode::AC => Err(VcError::FalseExit { rip: context.registers.rip }.into()),

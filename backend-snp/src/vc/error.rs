@@ -7,7 +7,12 @@ use crate::abi::exit_codes::ExitCode;
 use crate::error::SnpError;
 use crate::insn::LinearAddr;
 
-/// A #VC without a way on. The context is as it was; whoever called ends the guest.
+/// A #VC without a way on. The context is as it was.
+///
+/// Code at CPL 0 cannot go on, and whoever called ends the guest. At CPL 3 the caller ends that task alone: user code can bring
+/// most of these about by itself, by changing its instructions meanwhile or by one that is not handled.
+/// [`PageNotValidated`](Self::PageNotValidated), [`NotRestartable`](Self::NotRestartable) and [`Host`](Self::Host) end the
+/// guest from any level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum VcError {
     /// The error code is not that of the instruction at RIP (EV-03). Nothing was sent.

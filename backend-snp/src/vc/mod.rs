@@ -2,9 +2,9 @@
 //!
 //! For callers: fill a [`VcContext`] from the exception frame, call [`handle`] with the error code, and do what the
 //! [`Outcome`] says. The caller gives memory as its own page tables show it ([`AddressSpace`]) and the host as [`Events`];
-//! [`PageEvents`] is the latter over a GHCB page, which nobody else may use meanwhile (GH-14). A [`VcError`] has no way on
-//! but to end the guest; nothing of the context was changed then. The error code is the host's choice, and so nothing is done
-//! that the instruction at RIP does not ask for (EV-03):
+//! [`PageEvents`] is the latter over a GHCB page, which nobody else may use meanwhile (GH-14). A [`VcError`] has no way on:
+//! the caller ends the guest, or the task alone where the variant and CPL 3 allow it; nothing of the context was changed then.
+//! The error code is the host's choice, and so nothing is done that the instruction at RIP does not ask for (EV-03):
 //!
 //! - The bytes at RIP are copied once, decoded from the copy and compared with the code. What does not fit is
 //!   [`VcError::FalseExit`], and the host is not asked for anything.
@@ -12,7 +12,8 @@
 //!   what only they would permit raises #GP (GH-09).
 //! - Devices are reached by pages that the guest's own tables show as shared, from CPL 0 only (PG-28, GH-11).
 //! - CPUID comes from the page that the firmware checked (CP-01); the host speaks for its own range only.
-//! - Of the exceptions that the host may want, #GP and #UD are raised (GH-03).
+//! - Of the exceptions that the host may want as an answer, #GP and #UD are raised (GH-03). By its error code it can have
+//!   #DB, but for virtual debug registers, and #AC where alignment is checked: their handlers must not rely on a cause.
 //! - A page that is not validated is an attack, and is not validated here (PG-01).
 //!
 //! Not done: a pending single step (RFLAGS.TF) raises no #DB behind the instruction. INVD, HLT, PAUSE, control registers and
@@ -64,7 +65,7 @@ pub enum Outcome {
 /// request can carry.
 ///
 /// # Errors
-/// [`VcError`]. The guest cannot go on then.
+/// [`VcError`]. The interrupted code cannot go on then.
 #[doc(alias = "#VC")]
 pub fn handle<A: AddressSpace, E: Events>(
     context: &mut VcContext,
@@ -74,7 +75,7 @@ pub fn handle<A: AddressSpace, E: Events>(
     events: &mut E,
 ) -> Result<Outcome, VcError> {
     let mut after = *context;
-    let step = check::without_instruction(context, code)
+    let step = check::without_instruction(context, code, facts)
         .and_then(|()| fetch::instruction(context, code, space))
         .and_then(|instruction| run(&mut after, code, instruction, facts, space, events));
     match step {
@@ -121,7 +122,7 @@ fn execute<A: AddressSpace, E: Events>(
     match operation {
         Operation::Cpuid => registers::cpuid(context, facts, events)?,
         Operation::Rdmsr => registers::rdmsr(context, facts, events)?,
-        Operation::Wrmsr => registers::wrmsr(context, events)?,
+        Operation::Wrmsr => registers::wrmsr(context, facts, events)?,
         Operation::Rdtsc => registers::rdtsc(context, events)?,
         Operation::Rdtscp => registers::rdtscp(context, events)?,
         Operation::Rdpmc => registers::rdpmc(context, events)?,

@@ -4,7 +4,7 @@ use super::context::{Facts, VcContext};
 use super::error::VcError;
 use super::events::Events;
 use super::stop::{Exception, Run};
-use crate::abi::sev_features::Msr;
+use crate::abi::sev_features::{Msr, SevStatus};
 use crate::cpuid;
 use crate::host::MonitorOperands;
 use crate::insn::{Gpr, Mode, Register, Width};
@@ -15,6 +15,9 @@ const HYPERVISOR_LEAVES: core::ops::RangeInclusive<u32> = 0x4000_0000..=0x4fff_f
 const ENCRYPTION: u32 = 0x8000_001f;
 /// Its EAX: an SVSM serves this level.
 const SVSM_PRESENT: u32 = 1 << 28;
+
+/// MSR of the time stamp counter.
+const TSC: u32 = 0x10;
 
 /// Bits of DR7 that are not reserved.
 const DR7_DEFINED: u64 = 0xffff_23ff;
@@ -53,27 +56,33 @@ pub(super) fn cpuid<E: Events>(context: &mut VcContext, facts: &Facts<'_>, event
 }
 
 /// The MSR in ECX, if it is one to ask the host for.
-fn host_msr(context: &VcContext) -> Run<u32> {
-    match read_32(context, Gpr::RCX) {
+fn host_msr(context: &VcContext, facts: &Facts<'_>) -> Run<u32> {
+    let msr = read_32(context, Gpr::RCX);
+    // A secure TSC is the processor's; RDTSC reads it.
+    let is_secure_clock =
+        facts.sev_status.contains(SevStatus::SECURE_TSC) && [TSC, Msr::GUEST_TSC_FREQ.0].contains(&msr);
+    if msr == Msr::SVSM_CAA.0 {
         // Nobody but the SVSM is the one to ask, and there it is memory.
-        msr if msr == Msr::SVSM_CAA.0 => Err(Exception::GENERAL_PROTECTION.into()),
-        msr if [Msr::GHCB.0, Msr::SEV_STATUS.0].contains(&msr) => Err(VcError::ProtectedMsr { msr }.into()),
-        msr => Ok(msr),
+        Err(Exception::GENERAL_PROTECTION.into())
+    } else if is_secure_clock || [Msr::GHCB.0, Msr::SEV_STATUS.0].contains(&msr) {
+        Err(VcError::ProtectedMsr { msr }.into())
+    } else {
+        Ok(msr)
     }
 }
 
 pub(super) fn rdmsr<E: Events>(context: &mut VcContext, facts: &Facts<'_>, events: &mut E) -> Run<()> {
     let value = match facts.call_area {
         Some(area) if read_32(context, Gpr::RCX) == Msr::SVSM_CAA.0 => area.as_u64(),
-        _ => events.read_msr(host_msr(context)?)?,
+        _ => events.read_msr(host_msr(context, facts)?)?,
     };
     write_pair(context, value);
     Ok(())
 }
 
-pub(super) fn wrmsr<E: Events>(context: &VcContext, events: &mut E) -> Run<()> {
+pub(super) fn wrmsr<E: Events>(context: &VcContext, facts: &Facts<'_>, events: &mut E) -> Run<()> {
     let value = u64::from(read_32(context, Gpr::RDX)) << 32 | u64::from(read_32(context, Gpr::RAX));
-    Ok(events.write_msr(host_msr(context)?, value)?)
+    Ok(events.write_msr(host_msr(context, facts)?, value)?)
 }
 
 pub(super) fn rdtsc<E: Events>(context: &mut VcContext, events: &mut E) -> Run<()> {

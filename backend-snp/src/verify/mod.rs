@@ -5,7 +5,8 @@
 //! names its reason and an acceptance what it rests on.
 //!
 //! What is proved by an accepted verdict: the holder of a key of the vendor's, made for a platform at least as new as
-//! asked for, said all that the report says. What is not: that a certificate was not revoked (no revocation list is looked
+//! asked for, said all that the report says. What is not: which chip it was and whose
+//! operator's, where a VLEK signed (see the line `signing_key`), that a certificate was not revoked (no revocation list is looked
 //! at), that the report is fresh (that is for the caller's report data), and that its bytes are the only ones: with an
 //! ECDSA signature `(r, s)`, `(r, -s)` is one as well, and anybody can make it. Do not use a report as a key of a table.
 //!

@@ -30,7 +30,6 @@ const ELSEWHERE: Informative = &[
     ("discovery///image footer/", "for whoever builds the firmware"),
     ("result///reserved/", "no result of anybody"),
     ("result///protocol success codes/", "no protocol that is spoken here defines one"),
-    ("result///cannot register/", "APIC emulation is not spoken"),
     ("calling_area///no_eoi_required/", "APIC emulation is not spoken"),
     ("call_rule/", "what L1 does: cases of the suite"),
     ("call/3/", "APIC emulation is not spoken"),
@@ -143,6 +142,7 @@ const RESULTS: &[(&str, CallResult)] = &[
     ("FAIL_INUSE", CallResult::FAIL_INUSE),
     ("FAIL_SIZEMISMATCH", CallResult::FAIL_SIZE_MISMATCH),
     ("no change", CallResult::NO_CHANGE),
+    ("cannot register", CallResult::CANNOT_REGISTER),
     ("unexpected code", CallResult::UNEXPECTED),
 ];
 

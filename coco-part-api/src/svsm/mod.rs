@@ -2,7 +2,7 @@
 //!
 //! On SNP it is bit for bit as published, so that an unmodified guest is served; elsewhere the same numbers travel in the
 //! same registers over the vendor's own call instruction. Numbers, result codes and layouts are those of the fact table
-//! `svsm_protocol`; what the protocol lacks is in [`own`].
+//! `svsm_protocol`; what the verbs need beside it is in [`own`].
 
 pub mod attest;
 pub mod list;
@@ -116,6 +116,8 @@ impl CallResult {
     pub const NO_CHANGE: Self = Self(0x8000_1010);
     /// Core: the machine answered with a code that it should not know.
     pub const UNEXPECTED: Self = Self(0x8000_1011);
+    /// APIC emulation: cannot register. No call that is served here answers it.
+    pub const CANNOT_REGISTER: Self = Self(0x8000_1000);
     /// L1 wants pages deposited before it can do that; the lower 30 bits say how many.
     pub const MEMORY_WANTED: Self = Self(0x4000_0000);
 
@@ -199,6 +201,7 @@ impl fmt::Debug for CallResult {
             Self::FAIL_SIZE_MISMATCH => "FAIL_SIZE_MISMATCH",
             Self::NO_CHANGE => "NO_CHANGE",
             Self::UNEXPECTED => "UNEXPECTED",
+            Self::CANNOT_REGISTER => "CANNOT_REGISTER",
             _ => return write!(f, "{:#x}", self.0),
         };
         f.write_str(name)

@@ -1,4 +1,4 @@
-//! What the SVSM protocol lacks and the verbs need: one protocol of our own, found by QUERY_PROTOCOL.
+//! What the verbs need beside the SVSM protocol: one protocol of our own, found by QUERY_PROTOCOL.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

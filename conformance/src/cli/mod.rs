@@ -97,7 +97,7 @@ enum Command {
         json: Option<PathBuf>,
     },
     /// Verify an attestation report: a line for each check, exit status 0 only if every one passes
-    Verify(verify::Arguments),
+    Verify(Box<verify::Arguments>),
     /// Print the launch digest of an IGVM file for SNP, and its pages by type
     ///
     /// The exit status is 1 if an ID block in the file expects another digest, 2 if it is no such file.

@@ -9,7 +9,7 @@ use backend_snp::abi::vmpl::Vmpl;
 use backend_snp::evidence::{Product, Tcb};
 use backend_snp::verify::{Expectations, Root, Verifier, Wanted, certificates};
 
-/// What the report is, what signed it, and what it has to say. Nothing that is expected has a default.
+/// What the report is, what signed it, and what it has to say. Only root and time have a default: the vendor's roots, and now.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The report: 1184 bytes as the firmware made them

@@ -1,5 +1,6 @@
 //! The same work by a guest that knows nothing of SNP, under ReflectVC, and by one that asks the host by its GHCB page.
 
+use backend_snp::abi::cpuid::{CpuidAnswer, CpuidPage};
 use coco_part_api::GuestMemory;
 use machine::{Answer, Op, Regs, msr};
 use x86_64::PhysAddr;
@@ -102,12 +103,12 @@ fn rounds(cpu: Cpu<'_, SnpModel>, work: &Work, execute: impl Fn(Plain) -> Check)
 
 /// What a kernel for SNP does in place of an instruction.
 fn ask(cpu: Cpu<'_, SnpModel>, instruction: Plain) -> Check {
-    const CPUID_COUNT: u64 = FEATURES;
     match instruction {
-        Plain::Cpuid { .. } => {
-            let count: u32 =
-                Window::private(cpu, None).read_value(PhysAddr::new(CPUID_COUNT)).map_err(|fault| fault.to_string())?;
-            ensure(count > 0, || "the CPUID page is empty".into())
+        Plain::Cpuid { leaf, subleaf } => {
+            let memory = Window::private(cpu, None);
+            let page: CpuidPage = memory.read_value(PhysAddr::new(FEATURES)).map_err(|fault| fault.to_string())?;
+            let found = page.table().map_err(|error| error.to_string())?.lookup(leaf, subleaf);
+            ensure(matches!(found, CpuidAnswer::Entry(_)), || format!("no leaf {leaf:#x}"))
         }
         Plain::ReadMsr(number) => event(cpu, 0x7c, 0, &[(RCX, u64::from(number))]),
         Plain::WriteMsr(number, value) => {

@@ -16,7 +16,7 @@ use crate::world::layout::{CALL_AREA, ENTRY_FURTHER, STATE, frame, page};
 use crate::world::{L2, Options};
 
 /// Turns after which the ended vCPU has come to rest.
-const REST: u64 = 20_000;
+const REST: u64 = 200_000;
 
 /// RMPADJUSTs of L1 on the vCPU that asks, without those that any call costs. The new vCPU's own start is not part of it.
 pub(super) fn figures(per_call: u64) -> Result<Vec<Figure>, String> {

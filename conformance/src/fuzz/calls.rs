@@ -5,7 +5,10 @@ use std::rc::Rc;
 
 use coco_part_api::svsm::list::{Entry, ListPlace, MOST};
 use coco_part_api::svsm::state_frame::{MAGIC, StateFrame};
-use coco_part_api::svsm::{CORE, CREATE_VCPU, CallId, CallResult, DELETE_VCPU, PVALIDATE, REMAP_CA, own};
+use coco_part_api::svsm::{
+    ATTESTATION, CONFIGURE_VTOM, CORE, CREATE_VCPU, CallId, CallResult, DELETE_VCPU, DEPOSIT_MEM, PVALIDATE,
+    QUERY_PROTOCOL, REMAP_CA, VTPM, WITHDRAW_MEM, own,
+};
 use coco_part_api::{CallMonitor, CallRegs, Context, GuestLevel, GuestMemory, HasMemory};
 use x86_64::PhysAddr;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -119,13 +122,17 @@ fn address(bytes: &mut Bytes<'_>) -> u64 {
 
 fn call(bytes: &mut Bytes<'_>) -> Call {
     let number = bytes.u8();
-    let id = match number % 8 {
+    let id = match number % 12 {
         0 => CallId::new(CORE, REMAP_CA),
         1..=3 => CallId::new(CORE, PVALIDATE),
         4 => CallId::new(CORE, CREATE_VCPU),
         5 => CallId::new(CORE, DELETE_VCPU),
         6 => CallId::new(own::PROTOCOL, bytes.u32() % 4),
-        _ => CallId::from_rax(bytes.u64()),
+        7 => CallId::from_rax(bytes.u64()),
+        8 => CallId::new(CORE, DEPOSIT_MEM),
+        9 => CallId::new(CORE, WITHDRAW_MEM),
+        10 => CallId::new(ATTESTATION, bytes.u32() % 3),
+        _ => CallId::new(VTPM, bytes.u32() % 3),
     };
     let at = address(bytes);
     let (rdx, r8) = (u64::from(bytes.u8()), u64::from(bytes.u8()));
@@ -142,7 +149,7 @@ pub(super) fn monitor(data: &[u8]) -> bool {
     let mut bytes = Bytes::new(data);
     let calls: [Call; CALLS] = std::array::from_fn(|_| call(&mut bytes));
     let record = Rc::new(RefCell::new(Record::default()));
-    let options = Options::<Snp> { turns: TURNS, guest_bytes: 4 * LARGE, ..Options::default() };
+    let options = Options::<Snp> { turns: TURNS, guest_bytes: 4 * LARGE, vtpm: true, ..Options::default() };
     let mut world = World::new(options, Rc::clone(&record));
     let taken = Rc::new(Cell::new(false));
     let done = Rc::clone(&taken);
@@ -157,8 +164,10 @@ pub(super) fn monitor(data: &[u8]) -> bool {
             }
             let answer = l2.port.call(regs).map_err(|error| error.to_string())?;
             done.set(done.get() || answer.result().is_success());
-            let own = regs.rax >> 32 == u64::from(own::PROTOCOL);
-            if !own && answer.with_result(CallResult::SUCCESS) != regs.with_result(CallResult::SUCCESS) {
+            // Calls whose results are in other registers too.
+            let id = CallId::from_rax(regs.rax);
+            let has_results = id.protocol != CORE || matches!(id.call, QUERY_PROTOCOL | CONFIGURE_VTOM);
+            if !has_results && answer.with_result(CallResult::SUCCESS) != regs.with_result(CallResult::SUCCESS) {
                 return Err(format!("{regs:x?} came back as {answer:x?}").as_str().into());
             }
         }
@@ -180,6 +189,8 @@ pub(super) fn monitor_examples() -> Vec<Vec<u8>> {
         vec![1, 0x80, 0, 1, 0, 0, 2, 0, 0, 6, 0, 0, 5, 3, 1, 0, 4],
         // A vCPU from an empty state frame, and its end.
         vec![4, 4, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 4, 2, 0],
+        // A deposit of an own page, and back.
+        vec![8, 0x80, 0, 1, 0, 0, 1, 0, 0, 1, 9, 0, 0, 1, 9, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         // Who am I, evidence, something unknown.
         vec![6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 1, 0, 0, 0, 1, 3, 0],
     ]

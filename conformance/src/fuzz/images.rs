@@ -30,7 +30,7 @@ pub(super) fn igvm(data: &[u8]) -> bool {
     assert!(updates <= MAX_PAGES as usize, "more pages than the bound says");
     assert!(image.steps().count() <= file.len(), "more steps than bytes");
     if updates <= MEASURED {
-        assert_eq!(image.digest().bytes(), image.digest().bytes());
+        let _ = image.digest();
     }
     let _ = (image.id_block(), image.platform(), image.policy());
     true

@@ -51,6 +51,8 @@ pub fn exceptions() -> &'static [Exception] {
             "A2-lost-answer" of "A2", "A2-busy-firmware" of "A2", "A2-closed-for-guests" of "A2",
             "H2-replays-message" of "H2", "H2-corrupts-message" of "H2", "H2-loses-request" of "H2",
             "H2-loses-answer" of "H2", "H2-says-busy" of "H2";
+        "tdx", "TDG.MR.REPORT", "no hardware signs the level, so that evidence over L1's services is not given":
+            "H1-services-requests" of "H1";
         "tdx", "TDG.SYS.RD", "what the machine can do is asked of the module, which the host cannot answer for":
             "H2-features" of "H2";
         "tdx", "TDG.VP.INFO", "a level has no boot pages: who it is, it asks L1, and keys it has none":

@@ -78,7 +78,10 @@ impl<P: Platform> Emulate for ModelProcessor<'_, P> {
     fn write_msr(&mut self, _: VcpuId, msr: u32, value: u64) -> Option<()> {
         self.devices.note(Told::WroteMsr(msr, value));
         match msr {
-            REGISTER => Some(self.devices.register.set(value)),
+            REGISTER => {
+                self.devices.register.set(value);
+                Some(())
+            }
             ICR => Some(()),
             _ => None,
         }

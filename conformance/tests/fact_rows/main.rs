@@ -5,7 +5,8 @@
 //! fewer cells stand for all rows that begin with them, and the longest name counts.
 //!
 //! That a test exists is seen from the sources. That it ran and passed is seen from the output of the test command, when
-//! `FACT_ROWS_LOG` names a file with it: `.ci/run` does so.
+//! `FACT_ROWS_LOG` names a file with it: `.ci/run` does so. A case counts when there is one for SNP that no exception takes out:
+//! the test program `suite` runs all of them and fails with the first that does not pass.
 
 mod classes;
 mod docs;

@@ -19,7 +19,8 @@ pub enum State {
     Changing,
     /// Nobody reaches it and nobody will: a step could not be undone (rule M4).
     Quarantined,
-    /// Deposited by a guest level, and nobody uses it: that level may withdraw it. Out of reach of every guest level.
+    /// Deposited by a guest level, and nobody uses it: that level may withdraw it. Out of reach of every guest level. Only
+    /// DEPOSIT_MEM makes this state: a page that is adopted into it is not counted, and not found.
     Deposited(GuestLevel),
     /// Deposited by a guest level, and the monitor uses it.
     Lent(GuestLevel),

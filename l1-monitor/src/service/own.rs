@@ -1,4 +1,4 @@
-//! Our own protocol: what the published one lacks (`coco_part_api::svsm::own`).
+//! Our own protocol, beside the published ones (`coco_part_api::svsm::own`).
 
 use coco_part_api::svsm::CallResult;
 use coco_part_api::svsm::own::{ATTEST, IDENTIFY, VERSION};

@@ -32,7 +32,11 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
                 Ok(at) => *word = at.to_le(),
                 // Those before it are the caller's already; it learns of this one in a call that begins with it.
                 Err(_) if entries > 0 => break,
-                Err(result) => return Err(result),
+                Err(result) => {
+                    // It may have been the last one.
+                    self.tell_available();
+                    return Err(result);
+                }
             }
             entries += 1;
         }

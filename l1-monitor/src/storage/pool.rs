@@ -31,7 +31,9 @@ impl Pool {
 
     /// Counts a page out that was claimed.
     pub(crate) fn take(&self, level: GuestLevel) {
-        self.of(level).fetch_sub(1, Ordering::AcqRel);
+        // None are counted only if a page was adopted into the state.
+        let less = |count: u64| count.checked_sub(1);
+        let _ = self.of(level).fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
     /// The place in the ledger where the next search begins: a hint, whatever two vCPUs make of it.

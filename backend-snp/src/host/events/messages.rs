@@ -17,14 +17,14 @@ impl<M: GuestMemory> GhcbPage<M> {
     /// The two status numbers are the host's word. A failure of any kind leaves open whether the firmware saw the message.
     ///
     /// # Errors
-    /// [`SnpError::Range`] for one page twice: nothing was sent. Else the answer errors.
+    /// [`SnpError::Range`] for one page twice, or the GHCB page: nothing was sent. Else the answer errors.
     pub fn guest_request<P: Port>(
         &mut self,
         port: &mut P,
         request: PhysFrame,
         response: PhysFrame,
     ) -> Result<GuestRequestStatus, SnpError> {
-        let event = message(NaeCode::GUEST_REQUEST, request, response)?;
+        let event = message(NaeCode::GUEST_REQUEST, self.frame(), request, response)?;
         Ok(GuestRequestStatus::from_bits_retain(self.ask_for_detail(port, &event)?))
     }
 
@@ -44,9 +44,9 @@ impl<M: GuestMemory> GhcbPage<M> {
         response: PhysFrame,
         data: Option<FrameRange>,
     ) -> Result<Paged<GuestRequestStatus>, SnpError> {
-        let event = message(NaeCode::EXTENDED_GUEST_REQUEST, request, response)?;
-        let messages = [request, response].map(FrameRange::of);
-        if let Some(data) = data.filter(|data| messages.iter().any(|page| page.overlaps(*data))) {
+        let event = message(NaeCode::EXTENDED_GUEST_REQUEST, self.frame(), request, response)?;
+        let in_use = [self.frame(), request, response].map(FrameRange::of);
+        if let Some(data) = data.filter(|data| in_use.iter().any(|page| page.overlaps(*data))) {
             return Err(RangeError::Overlap { at: data.start() }.into());
         }
         let (at, pages) = data.map_or((0, 0), |data| (data.start().as_u64(), data.frames()));
@@ -60,8 +60,16 @@ impl<M: GuestMemory> GhcbPage<M> {
     }
 }
 
-/// A message event with its two pages.
-fn message(code: NaeCode, request: PhysFrame, response: PhysFrame) -> Result<Request<'static>, SnpError> {
+/// A message event with its two pages, neither of which is the GHCB page.
+fn message(
+    code: NaeCode,
+    ghcb: PhysFrame,
+    request: PhysFrame,
+    response: PhysFrame,
+) -> Result<Request<'static>, SnpError> {
+    if [request, response].contains(&ghcb) {
+        return Err(RangeError::Overlap { at: ghcb.start_address() }.into());
+    }
     if request == response {
         return Err(RangeError::Overlap { at: request.start_address() }.into());
     }

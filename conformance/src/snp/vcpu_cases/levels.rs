@@ -119,13 +119,16 @@ fn adjustments() -> Vec<(u64, u32)> {
     ]
 }
 
+/// What a level executes.
+type Program = Rc<dyn Fn(Cpu<'_, SnpModel>)>;
+
 fn vmpl1_adjusts(bench: &mut Bench<Snp>) -> Check {
     let mut world = bench.world(all_levels(bench));
     let (adjusted, touched) = (Gate::new(), Gate::new());
     let (done, read) = (adjusted.clone(), touched.clone());
     let complaints: Rc<RefCell<Vec<String>>> = Rc::default();
     let (of_one, of_two) = (Rc::clone(&complaints), Rc::clone(&complaints));
-    let one: Rc<dyn Fn(Cpu<'_, SnpModel>)> = Rc::new(move |cpu| {
+    let one: Program = Rc::new(move |cpu| {
         for (rdx, want) in adjustments() {
             let eax = rmpadjust_of(cpu, FREE, rdx);
             if eax != Ok(want) {
@@ -134,7 +137,7 @@ fn vmpl1_adjusts(bench: &mut Bench<Snp>) -> Check {
         }
         done.pass();
     });
-    let two: Rc<dyn Fn(Cpu<'_, SnpModel>)> = Rc::new(move |cpu| {
+    let two: Program = Rc::new(move |cpu| {
         let word = cpu.execute(Op::Read { gpa: FREE, len: 8, private: true });
         if word != Ok(Answer::Bytes(vec![0; 8])) {
             of_two.borrow_mut().push(format!("VMPL2 reads {word:x?}"));

@@ -1,8 +1,5 @@
 //! Services beside the core protocol: the vTPM, and evidence over what L1 serves.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use coco_part_api::svsm::attest::{
     ATTEST_SERVICES, ATTEST_SINGLE_SERVICE, ReportData, ServicesRequest, SingleRequest, VTPM_SERVICE, write_manifest,
 };
@@ -238,21 +235,13 @@ pub(super) fn evidence_refusals<P: Platform>(bench: &mut Bench<P>) -> Check {
         let words = request.as_bytes().chunks(8).map(word);
         (0..).map(|index| REQUEST + 8 * index).zip(words).collect::<Vec<_>>()
     };
-    // Where the protocol is not spoken, no argument is looked at.
-    let spoken = Rc::new(Cell::new(false));
-    let options = bench.options();
-    let inside = Rc::clone(&spoken);
-    as_guest(bench, options, move |mut l2| {
-        inside.set(versions(&mut l2, ATTESTATION)? != 0);
-        Ok(())
-    })?;
     let options = bench.options();
     let mut world = bench.world(options);
     let probes = cases.map(|(what, request, want)| Probe {
         what: what.to_owned(),
         words: words(&request),
         regs: CallRegs::call(CallId::new(ATTESTATION, ATTEST_SERVICES), REQUEST, 7, 8),
-        want: if spoken.get() { want } else { CallResult::UNSUPPORTED_PROTOCOL },
+        want,
     });
     refused_in(&mut world, probes.to_vec(), |_| Ok(()))
 }
