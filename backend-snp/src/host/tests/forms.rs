@@ -268,11 +268,11 @@ pub(super) const FORMS: &[Form] = &[
         what: "with pages",
         code: 0x8000_0012,
         info: (0x1000, 0x2000),
-        inputs: &[("RAX", 0x3000), ("RBX", 4)],
+        inputs: &[("RAX", 0x8000), ("RBX", 4)],
         outputs: &["SW_EXITINFO2"],
         detail: 0x16,
         send: |ghcb, port| {
-            let data = Some(range(0x3000, 0x4000));
+            let data = Some(range(0x8000, 0x4000));
             let done = ghcb.extended_guest_request(port, frame(0x1000), frame(0x2000), data)?;
             assert!(matches!(done, Paged::Done(status) if status.bits() == 0x16));
             Ok(())

@@ -149,7 +149,10 @@ fn pages_of_a_message_do_not_overlap() {
     let (request, response) = (frame(0x5000), frame(0x6000));
     assert_eq!(ghcb.guest_request(&mut port, request, request), Err(overlap(0x5000)));
     assert_eq!(ghcb.extended_guest_request(&mut port, request, request, None), Err(overlap(0x5000)));
-    for data in [range(0x3000, 0x3000), range(0x6000, 0x1000), range(0x4000, 0x9000)] {
+    let own = frame(GHCB);
+    assert_eq!(ghcb.guest_request(&mut port, own, response), Err(overlap(GHCB)));
+    assert_eq!(ghcb.extended_guest_request(&mut port, request, own, None), Err(overlap(GHCB)));
+    for data in [range(0x3000, 0x3000), range(0x6000, 0x1000), range(0x4000, 0x9000), range(GHCB, 0x1000)] {
         let at = data.start().as_u64();
         assert_eq!(ghcb.extended_guest_request(&mut port, request, response, Some(data)), Err(overlap(at)));
     }
