@@ -179,6 +179,8 @@ pub enum Property {
     RunsThroughKick,
     /// An instruction of L1 on memory that the host holds comes back with an error, and never ends in the host's hands.
     MissingIsTold,
+    /// The hardware signs the level into the evidence, so that L1 speaks the published attestation protocol.
+    LevelIsSigned,
 }
 
 /// How a program of any level reads and writes the state that a switch leaves in the processor.

@@ -50,8 +50,13 @@ impl Platform for Snp {
     const NAME: &'static str = "snp";
     const VARIANTS: &'static [&'static str] = &["a write to a running VMSA waits", "a write to a running VMSA is lost"];
 
-    const PROPERTIES: &'static [Property] =
-        &[Property::MarkTellsCall, Property::GuestStartsVcpus, Property::RunsThroughKick, Property::MissingIsTold];
+    const PROPERTIES: &'static [Property] = &[
+        Property::MarkTellsCall,
+        Property::GuestStartsVcpus,
+        Property::RunsThroughKick,
+        Property::MissingIsTold,
+        Property::LevelIsSigned,
+    ];
 
     fn launch(options: &Options<Self>) -> SnpModel {
         SnpModel(launch(options))

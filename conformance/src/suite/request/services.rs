@@ -12,7 +12,7 @@ use l2_guest_shim::{Limits, Shim};
 use x86_64::PhysAddr;
 use zerocopy::IntoBytes;
 
-use crate::platform::Platform;
+use crate::platform::{Platform, Property};
 use crate::suite::bench::{Stop, ensure, same};
 use crate::suite::probe::{Probe, as_guest, call, refused_in};
 use crate::suite::{Bench, Check};
@@ -213,6 +213,9 @@ pub(super) fn evidence<P: Platform>(bench: &mut Bench<P>) -> Check {
 }
 
 pub(super) fn evidence_refusals<P: Platform>(bench: &mut Bench<P>) -> Check {
+    if !P::PROPERTIES.contains(&Property::LevelIsSigned) {
+        return Err(Stop::NotApplicable);
+    }
     let base = request();
     let cases = [
         ("report not aligned", ServicesRequest { report_gpa: REPORT + 8, ..base }, BAD_PARAMETER),
