@@ -94,6 +94,7 @@ use frames::Frames;
 use gate::Gate;
 use shared::ChannelLock;
 use switch::Current;
+use trap::Trapped;
 
 pub use admit::Seed;
 pub use frames::FRAMES_PER_LEVEL;
@@ -136,6 +137,8 @@ pub struct L1<'a, P: Port, M: GuestMemory> {
     frames: Frames<'a>,
     channel: &'a ChannelLock,
     current: [Option<Current<'a>>; 3],
+    /// The instruction of the exit that each level is still at, until it is completed.
+    trapped: [Option<Trapped>; 3],
     not_send: PhantomData<*mut ()>,
 }
 

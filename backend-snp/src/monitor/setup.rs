@@ -107,6 +107,7 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
             frames,
             channel: &shared.channel,
             current: [None; 3],
+            trapped: [None; 3],
             not_send: PhantomData,
         };
         attest::open_channel(&l1)?;

@@ -45,13 +45,11 @@ pub(super) struct Current<'a> {
     waiting: bool,
     /// Another exit was reported, and the gate has been closed since.
     still: bool,
-    /// The instruction of that exit, until it is completed.
-    trapped: Option<Trapped>,
 }
 
 impl<'a> Current<'a> {
     pub(super) const fn new(place: Place<'a>, call_area: PhysFrame) -> Self {
-        Self { place, call_area, waiting: false, still: false, trapped: None }
+        Self { place, call_area, waiting: false, still: false }
     }
 
     pub(super) const fn place(&self) -> Place<'a> {
@@ -64,14 +62,6 @@ impl<'a> Current<'a> {
 
     pub(super) const fn is_still(&self) -> bool {
         self.still
-    }
-
-    pub(super) const fn trapped(&self) -> Option<Trapped> {
-        self.trapped
-    }
-
-    pub(super) const fn forget_trap(&mut self) {
-        self.trapped = None;
     }
 
     pub(super) fn is(&self, place: &Place<'_>) -> bool {
@@ -108,7 +98,6 @@ impl<P: Port, M: GuestMemory> L1<'_, P, M> {
         let frame = self.current(level)?.place.frame();
         if let Some(current) = self.current_mut(level) {
             current.still = false;
-            current.trapped = None;
         }
         let opened = self.gate(frame).open();
         self.release(level);
@@ -184,6 +173,15 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         }
     }
 
+    pub(super) fn trapped_mut(&mut self, level: GuestLevel) -> &mut Option<Trapped> {
+        let [one, two, three] = &mut self.trapped;
+        match level.number() {
+            1 => one,
+            2 => two,
+            _ => three,
+        }
+    }
+
     /// Takes the current frame of a level for this vCPU.
     pub(super) fn hold(&mut self, level: GuestLevel) -> Result<Hold, SnpError> {
         let place = self.current(level)?.place;
@@ -247,8 +245,7 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
         if gate.read::<ExitCode>(EXIT_CODE)? != code {
             return Ok(None);
         }
-        let mut trapped = None;
-        let mut exit = if code == ExitCode::VMGEXIT {
+        let exit = if code == ExitCode::VMGEXIT {
             let mut values = [0; 5];
             for (value, field) in values.iter_mut().zip(REGISTERS) {
                 *value = gate.read(field)?;
@@ -265,24 +262,28 @@ impl<'a, P: Port, M: GuestMemory> L1<'a, P, M> {
             if !exit::is_reflected(code, vmsa.guest_exitinfo1) {
                 return Ok(None);
             }
-            let exit = exit::decode(&vmsa);
-            trapped = Trapped::of(&exit, &vmsa);
-            exit
+            self.trap(level, &current, &vmsa)
         };
-        let gate = self.gate(frame);
-        gate.write(EXIT_CODE, &ExitCode::INVALID)?;
-        if reads_call_area(&exit)
-            && let Some(read) = trapped
-            && read.complete(&gate, level, Completion::Msr(current.call_area.start_address().as_u64())).is_ok()
-        {
-            (exit, trapped) = (Exit::Spurious, None);
-        }
+        self.gate(frame).write(EXIT_CODE, &ExitCode::INVALID)?;
         if let Some(current) = self.current_mut(level) {
             current.waiting = matches!(exit, Exit::Call(_) | Exit::MalformedCall(_));
             current.still = !current.waiting;
-            current.trapped = trapped;
         }
         Ok(Some(exit))
+    }
+
+    /// The exit of a level that needs help with an instruction, which is kept until it is completed. One that names the call
+    /// area is completed at once.
+    fn trap(&mut self, level: GuestLevel, current: &Current<'_>, vmsa: &Vmsa) -> Exit {
+        let exit = exit::decode(vmsa);
+        let trapped = Trapped::of(&exit, vmsa);
+        let is_done = reads_call_area(&exit)
+            && trapped.is_some_and(|read| {
+                let area = Completion::Msr(current.call_area.start_address().as_u64());
+                read.complete(&self.gate(current.place.frame()), level, area).is_ok()
+            });
+        *self.trapped_mut(level) = if is_done { None } else { trapped };
+        if is_done { Exit::Spurious } else { exit }
     }
 
     /// Whether another VMSA of the same level and vCPU may have set the mark: one with an open gate that is not installed yet

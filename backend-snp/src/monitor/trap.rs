@@ -77,11 +77,10 @@ pub(super) fn reads_call_area(exit: &Exit) -> bool {
 impl<P: Port, M: GuestMemory> L1<'_, P, M> {
     /// [`Trapped::complete`] for the exit that was reported last, once.
     pub(super) fn complete_trap(&mut self, level: GuestLevel, with: Completion) -> Result<(), SnpError> {
-        let trapped = self.current(level)?.trapped().ok_or(SnpError::NoTrap { level })?;
+        let is_still = self.current(level)?.is_still();
+        let trapped = self.trapped_mut(level).filter(|_| is_still).ok_or(SnpError::NoTrap { level })?;
         self.while_still(level, |l1, frame| trapped.complete(&l1.gate(frame), level, with))?;
-        if let Some(current) = self.current_mut(level) {
-            current.forget_trap();
-        }
+        *self.trapped_mut(level) = None;
         Ok(())
     }
 
