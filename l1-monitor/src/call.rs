@@ -59,7 +59,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     /// page of the caller, [kept](Self::keep) for as long as it is used, so that no other vCPU turns the page into
     /// something that L1 must not write to.
     #[inline]
-    fn is_in_call_area(&self, at: PhysAddr) -> bool {
+    pub(crate) fn is_in_call_area(&self, at: PhysAddr) -> bool {
         PhysFrame::containing_address(at) == self.caller.call_area
     }
 
@@ -163,7 +163,7 @@ fn reach<E>(stopped: &Stopped<E>) -> u64 {
 /// # Errors
 /// `INVALID_ADDRESS`.
 #[inline]
-fn check_buffer(at: PhysAddr) -> Result<(), CallResult> {
+pub(crate) fn check_buffer(at: PhysAddr) -> Result<(), CallResult> {
     if at.as_u64() % SMALL >= CALL_BUFFER { Ok(()) } else { Err(CallResult::INVALID_ADDRESS) }
 }
 

@@ -250,7 +250,7 @@ impl<P: Platform> World<P> {
     /// Runs to the end of all programs of the case and fails it if they do not get there or complain.
     ///
     /// # Errors
-    /// [`Stop::Wrong`](crate::suite::Stop::Wrong).
+    /// [`Stop::Wrong`].
     pub fn finish(&mut self) -> Check {
         let end = self.run();
         self.expect(end)
@@ -259,7 +259,7 @@ impl<P: Platform> World<P> {
     /// Fails the case unless the run reached what it waited for and nobody complained.
     ///
     /// # Errors
-    /// [`Stop::Wrong`](crate::suite::Stop::Wrong).
+    /// [`Stop::Wrong`].
     pub fn expect(&self, end: End) -> Check {
         let complaints = self.common.complaints.borrow();
         if !complaints.is_empty() {

@@ -5,7 +5,6 @@ use coco_part_api::svsm::{CallResult, MEM_AVAILABLE};
 use coco_part_api::{Monitor as Backend, Processor};
 
 use super::batch::Fate;
-use super::pvalidate::Copied;
 use crate::call::Call;
 
 impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
@@ -16,23 +15,24 @@ impl<B: Backend, P: Processor, const VCPUS: usize> Call<'_, '_, B, P, VCPUS> {
     /// list is copied, bounded and resumed like one of PVALIDATE.
     #[inline(never)]
     pub(crate) fn deposit_mem(&mut self) -> Result<CallResult, CallResult> {
-        let Copied { list, place, next, _kept } = self.copy_list()?;
-        let mut budget = self.budget();
-        let (end, outcome) = self.give_up_batch(&list, next, Fate::Deposit, &mut budget, &mut false);
-        let result = match outcome {
-            Err(result) => result,
-            // What stands behind the batch waits for another call, whose flush it needs, or is refused in this one.
-            Ok(()) => match list.word(end).map(|word| self.to_deposit(&list, word)) {
-                None => CallResult::SUCCESS,
-                Some(Ok(_)) => CallResult::INCOMPLETE,
-                Some(Err(result)) => result,
-            },
-        };
-        if end > next {
-            self.tell_available();
-        }
-        self.write_cursor(place, end)?;
-        Ok(result)
+        self.with_list(|call, list, next| {
+            let mut budget = call.budget();
+            let (end, outcome) = call.give_up_batch(list, *next, Fate::Deposit, &mut budget, &mut false);
+            let result = match outcome {
+                Err(result) => result,
+                // What stands behind the batch waits for another call, whose flush it needs, or is refused in this one.
+                Ok(()) => match list.word(end).map(|word| call.to_deposit(list, word)) {
+                    None => CallResult::SUCCESS,
+                    Some(Ok(_)) => CallResult::INCOMPLETE,
+                    Some(Err(result)) => result,
+                },
+            };
+            if end > *next {
+                call.tell_available();
+            }
+            *next = end;
+            result
+        })
     }
 
     /// Says in the caller's call area whether there is something to withdraw. It is a hint in the caller's own memory: if

@@ -14,7 +14,7 @@ use coco_part_api::{Error, ErrorKind, FrameRange, Monitor as Backend, Origin, Pa
 use zerocopy::IntoBytes;
 
 use super::batch::Fate;
-use crate::call::{Call, failed};
+use crate::call::{Call, check_buffer, failed};
 use crate::ledger::{Claim, State};
 
 // A run of small pages never contains a large one, so it is done in the size that its entries name.
@@ -46,15 +46,6 @@ impl List<'_> {
         };
         1 + rest.iter().take_while(follows).count()
     }
-}
-
-/// A list that was copied, and the claim that keeps its page as it is until the cursor is written.
-pub(super) struct Copied<'c, 'a> {
-    pub(super) list: List<'c>,
-    pub(super) place: ListPlace,
-    /// The first entry that is not done.
-    pub(super) next: usize,
-    pub(super) _kept: Option<Claim<'a>>,
 }
 
 /// Work that is left for a call before it answers "incomplete".
@@ -100,21 +91,31 @@ struct Progress {
     singly: usize,
 }
 
-impl<'c, 'a, B: Backend, P: Processor, const VCPUS: usize> Call<'c, 'a, B, P, VCPUS> {
+impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
     /// Works on the list at RCX.
     pub(crate) fn pvalidate(&mut self) -> Result<CallResult, CallResult> {
-        let Copied { list, place, next, _kept } = self.copy_list()?;
-        let mut progress = Progress { next, budget: self.budget(), has_flushed: false, singly: 0 };
-        let result = self.work_on(&list, &mut progress);
-        self.write_cursor(place, progress.next)?;
-        Ok(result)
+        self.with_list(|call, list, next| {
+            let mut progress = Progress { next: *next, budget: call.budget(), has_flushed: false, singly: 0 };
+            let result = call.work_on(list, &mut progress);
+            *next = progress.next;
+            result
+        })
     }
 
-    /// Copies the list at RCX, header and entries once each.
+    /// Copies the list at RCX, header and entries once each, has `work` do what it says from its cursor on, and tells the guest
+    /// how far that came. Its page stays what it is meanwhile.
     #[inline(always)]
-    pub(super) fn copy_list(&mut self) -> Result<Copied<'c, 'a>, CallResult> {
+    pub(super) fn with_list(
+        &mut self,
+        work: impl FnOnce(&mut Self, &List<'_>, &mut usize) -> CallResult,
+    ) -> Result<CallResult, CallResult> {
         let place = ListPlace::new(self.regs.rcx)?;
-        let kept = self.keep(place.header())?;
+        let _kept;
+        if self.is_in_call_area(place.header()) {
+            check_buffer(place.header())?;
+        } else {
+            _kept = self.claim_own(place.page())?;
+        }
         let mut header = ListHeader::default();
         self.read(place.header(), header.as_mut_bytes())?;
         place.check(&header)?;
@@ -122,15 +123,13 @@ impl<'c, 'a, B: Backend, P: Processor, const VCPUS: usize> Call<'c, 'a, B, P, VC
         // The check above bounds the count by the page.
         let words = room.get_mut(..usize::from(header.entries)).ok_or(CallResult::INVALID_PARAMETER)?;
         self.read(place.entry(0).ok_or(CallResult::INVALID_ADDRESS)?, words.as_mut_bytes())?;
-        Ok(Copied { list: List { page: place.page(), words }, place, next: header.next.into(), _kept: kept })
-    }
 
-    /// Tells the guest how far its list is done.
-    #[inline(always)]
-    pub(super) fn write_cursor(&self, place: ListPlace, next: usize) -> Result<(), CallResult> {
+        let mut next = header.next.into();
+        let result = work(self, &List { page: place.page(), words }, &mut next);
         let cursor = place.cursor().ok_or(CallResult::INVALID_ADDRESS)?;
         // At most 511, so the cursor holds it.
-        self.write(cursor, &(next as u16).to_le_bytes())
+        self.write(cursor, &(next as u16).to_le_bytes())?;
+        Ok(result)
     }
 
     /// The work of one call.
