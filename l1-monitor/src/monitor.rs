@@ -235,6 +235,7 @@ impl<'a, B: Backend, P: Processor + Emulate, const VCPUS: usize> Monitor<'a, B, 
 
     /// Keeps the frame that was current when this vCPU ran the guest from being deleted. `None` when it is gone, or of another
     /// level.
+    #[inline(always)]
     pub(crate) fn hold(&mut self, current: &Record, level: GuestLevel) -> Option<Record> {
         loop {
             match self.shared.storage.with(|registry| registry.begin_serving(self.own, current.state, level)) {
@@ -246,6 +247,7 @@ impl<'a, B: Backend, P: Processor + Emulate, const VCPUS: usize> Monitor<'a, B, 
     }
 
     /// Ends a [`hold`](Self::hold).
+    #[inline(always)]
     pub(crate) fn release(&mut self, record: &Record) {
         self.shared.storage.with(|registry| registry.end_hold(self.own, record.state));
     }

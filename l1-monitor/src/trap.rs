@@ -25,6 +25,7 @@ enum Verdict {
 
 impl<B: Backend, P: Processor + Emulate, const VCPUS: usize> Monitor<'_, B, P, VCPUS> {
     /// Plays an instruction and completes it, once (S1). Its frame cannot be deleted meanwhile.
+    #[inline(never)]
     pub(crate) fn emulate(&mut self, tried: Tried, current: &Record) -> Step {
         let level = current.terms.level;
         let Some(record) = self.hold(current, level) else { return Step::Again };

@@ -94,12 +94,16 @@ struct Progress {
 impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
     /// Works on the list at RCX.
     pub(crate) fn pvalidate(&mut self) -> Result<CallResult, CallResult> {
-        self.with_list(|call, list, next| {
-            let mut progress = Progress { next: *next, budget: call.budget(), has_flushed: false, singly: 0 };
-            let result = call.work_on(list, &mut progress);
-            *next = progress.next;
-            result
-        })
+        self.with_list(Self::work_from)
+    }
+
+    /// Works on a list from `next` on.
+    #[inline(always)]
+    fn work_from(&mut self, list: &List<'_>, next: &mut usize) -> CallResult {
+        let mut progress = Progress { next: *next, budget: self.budget(), has_flushed: false, singly: 0 };
+        let result = self.work_on(list, &mut progress);
+        *next = progress.next;
+        result
     }
 
     /// Copies the list at RCX, header and entries once each, has `work` do what it says from its cursor on, and tells the guest
