@@ -91,35 +91,27 @@ struct Progress {
     singly: usize,
 }
 
-impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
+impl<'c, 'a, B: Backend, P: Processor, const VCPUS: usize> Call<'c, 'a, B, P, VCPUS> {
     /// Works on the list at RCX.
     pub(crate) fn pvalidate(&mut self) -> Result<CallResult, CallResult> {
-        self.with_list(Self::work_from)
-    }
-
-    /// Works on a list from `next` on.
-    #[inline(always)]
-    fn work_from(&mut self, list: &List<'_>, next: &mut usize) -> CallResult {
-        let mut progress = Progress { next: *next, budget: self.budget(), has_flushed: false, singly: 0 };
-        let result = self.work_on(list, &mut progress);
-        *next = progress.next;
-        result
-    }
-
-    /// Copies the list at RCX, header and entries once each, has `work` do what it says from its cursor on, and tells the guest
-    /// how far that came. Its page stays what it is meanwhile.
-    #[inline(always)]
-    pub(super) fn with_list(
-        &mut self,
-        work: impl FnOnce(&mut Self, &List<'_>, &mut usize) -> CallResult,
-    ) -> Result<CallResult, CallResult> {
         let place = ListPlace::new(self.regs.rcx)?;
+        // As `keep` does, in place: every call of a guest that boots goes through here.
         let _kept;
         if self.is_in_call_area(place.header()) {
             check_buffer(place.header())?;
         } else {
             _kept = self.claim_own(place.page())?;
         }
+        let (list, next) = self.copy_list(place)?;
+        let mut progress = Progress { next, budget: self.budget(), has_flushed: false, singly: 0 };
+        let result = self.work_on(&list, &mut progress);
+        self.write_cursor(place, progress.next)?;
+        Ok(result)
+    }
+
+    /// Copies a list, header and entries once each. The second value is its cursor.
+    #[inline(always)]
+    pub(super) fn copy_list(&mut self, place: ListPlace) -> Result<(List<'c>, usize), CallResult> {
         let mut header = ListHeader::default();
         self.read(place.header(), header.as_mut_bytes())?;
         place.check(&header)?;
@@ -127,13 +119,15 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         // The check above bounds the count by the page.
         let words = room.get_mut(..usize::from(header.entries)).ok_or(CallResult::INVALID_PARAMETER)?;
         self.read(place.entry(0).ok_or(CallResult::INVALID_ADDRESS)?, words.as_mut_bytes())?;
+        Ok((List { page: place.page(), words }, header.next.into()))
+    }
 
-        let mut next = header.next.into();
-        let result = work(self, &List { page: place.page(), words }, &mut next);
+    /// Tells the guest how far its list is done.
+    #[inline(always)]
+    pub(super) fn write_cursor(&self, place: ListPlace, next: usize) -> Result<(), CallResult> {
         let cursor = place.cursor().ok_or(CallResult::INVALID_ADDRESS)?;
         // At most 511, so the cursor holds it.
-        self.write(cursor, &(next as u16).to_le_bytes())?;
-        Ok(result)
+        self.write(cursor, &(next as u16).to_le_bytes())
     }
 
     /// The work of one call.
