@@ -63,7 +63,7 @@ const OSPKE: u32 = 1 << 4;
 const XSAVEC: u32 = 1 << 1;
 const XSAVES: u32 = 1 << 3;
 /// An SVSM serves this level, and MSR SVSM_CAA can be read.
-const SVSM_PRESENT: u32 = EncryptionFeatures::SVSM_COMM_PAGE_MSR.bits();
+pub(crate) const SVSM_PRESENT: u32 = EncryptionFeatures::SVSM_COMM_PAGE_MSR.bits();
 
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_PKE: u64 = 1 << 22;

@@ -17,7 +17,7 @@ const MXCSR_INIT: u32 = 0x1f80;
 const X87_FTW_INIT: u16 = 0x5555;
 const X87_FCW_INIT: u16 = 0x0040;
 /// CR4.MCE.
-const CR4_MCE: u64 = 1 << 6;
+pub(crate) const CR4_MCE: u64 = 1 << 6;
 /// XCR0 with x87 state alone.
 const XCR0_INIT: u64 = 1;
 

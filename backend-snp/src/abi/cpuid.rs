@@ -6,6 +6,8 @@
 use thiserror_no_std::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::cpuid_leaves::CpuidLeaf;
+
 /// Entries in the page.
 pub const MAX_ENTRIES: usize = 64;
 
@@ -130,7 +132,7 @@ impl CpuidTable<'_> {
 }
 
 /// Leaf about the extended state.
-const EXTENDED_STATE: u32 = 0xd;
+const EXTENDED_STATE: u32 = CpuidLeaf::EXTENDED_STATE.0;
 
 /// Leaves that have sub-leaves.
 const HAS_SUB_LEAVES: [u32; 11] = [4, 7, 0xb, EXTENDED_STATE, 0xf, 0x10, 0x12, 0x14, 0x18, 0x1f, 0x8000_001d];

@@ -4,17 +4,14 @@ use super::context::{Facts, VcContext};
 use super::error::VcError;
 use super::events::Events;
 use super::stop::{Exception, Run};
+use crate::abi::cpuid_leaves::CpuidLeaf;
 use crate::abi::sev_features::{Msr, SevStatus};
-use crate::cpuid;
+use crate::cpuid::{self, SVSM_PRESENT};
 use crate::host::MonitorOperands;
 use crate::insn::{Gpr, Mode, Register, Width};
 
 /// Leaves of the hypervisor: the only ones that it may answer.
 const HYPERVISOR_LEAVES: core::ops::RangeInclusive<u32> = 0x4000_0000..=0x4fff_ffff;
-/// Leaf about encryption.
-const ENCRYPTION: u32 = 0x8000_001f;
-/// Its EAX: an SVSM serves this level.
-const SVSM_PRESENT: u32 = 1 << 28;
 
 /// MSR of the time stamp counter.
 const TSC: u32 = 0x10;
@@ -46,7 +43,7 @@ pub(super) fn cpuid<E: Events>(context: &mut VcContext, facts: &Facts<'_>, event
         None if HYPERVISOR_LEAVES.contains(&leaf) => events.hypervisor_cpuid(leaf, sub_leaf)?,
         None => [0; 4],
     };
-    if leaf == ENCRYPTION && facts.call_area.is_none() {
+    if leaf == CpuidLeaf::ENCRYPTION.0 && facts.call_area.is_none() {
         eax &= !SVSM_PRESENT;
     }
     for (gpr, value) in [(Gpr::RAX, eax), (Gpr::RBX, ebx), (Gpr::RCX, ecx), (Gpr::RDX, edx)] {

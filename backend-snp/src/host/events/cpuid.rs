@@ -2,6 +2,7 @@
 
 use coco_part_api::GuestMemory;
 
+use crate::abi::cpuid_leaves::CpuidLeaf;
 use crate::abi::nae::NaeCode;
 use crate::error::SnpError;
 use crate::host::GhcbPage;
@@ -35,7 +36,7 @@ pub struct CpuidResult {
 }
 
 /// Leaf about the extended state.
-const EXTENDED_STATE: u32 = 0xd;
+const EXTENDED_STATE: u32 = CpuidLeaf::EXTENDED_STATE.0;
 
 impl<M: GuestMemory> GhcbPage<M> {
     /// Asks for a CPUID leaf. The host's word: for anything that matters the CPUID page counts (CP-01).
