@@ -229,9 +229,9 @@ mod tests {
         let services: [(Guid, &[u8]); 2] = [(VTPM_SERVICE, b"key"), (MANIFEST, b"more")];
         let mut out = [0xff; 0x60];
         assert_eq!(write_manifest(&services, &mut out), Ok(0x4f));
-        let (header, rest) = ManifestHeader::ref_from_prefix(&out).unwrap();
+        let (header, rest) = ManifestHeader::read_from_prefix(&out).unwrap();
         assert_eq!((header.guid, header.length, header.count), (MANIFEST, 0x4f, 2));
-        let (entry, _) = ManifestEntry::ref_from_prefix(&rest[0x18..]).unwrap();
+        let (entry, _) = ManifestEntry::read_from_prefix(&rest[0x18..]).unwrap();
         assert_eq!((entry.guid, entry.offset, entry.length), (MANIFEST, 0x4b, 4));
         assert_eq!(&out[0x48..0x50], b"keymore\xff");
         assert_eq!(write_manifest(&[], &mut out), Ok(0x18));
