@@ -46,6 +46,7 @@ mod numbers;
 
 mod config;
 mod counters;
+mod embed;
 mod exec;
 mod host_interface;
 mod launch;
@@ -74,6 +75,7 @@ mod tests;
 
 pub use config::{Config, RULES, VmsaWrite};
 pub use counters::Counters;
+pub use embed::{Changes, Frames, Reach, Reached};
 pub use launch::{LaunchError, PageType};
 pub use machine::Machine;
 pub use memory::{CIPHERTEXT_TAG, GARBAGE_TAG};

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
-use crate::PAGE_SIZE;
 use crate::page_map::{Block, PAGES_PER_BLOCK, PageMap};
+use crate::{Frames, PAGE_SIZE};
 
 /// Top 16 bits of every quadword of a page whose contents are undefined: it changed hands and nobody wrote it.
 pub const GARBAGE_TAG: u16 = 0xbad0;
@@ -28,6 +28,8 @@ pub(crate) struct Memory {
     pages: PageMap<Content>,
     seed: u64,
     conversions: u32,
+    /// Where contents are instead, if somebody embeds the machine; then `pages` stays empty.
+    frames: Option<&'static dyn Frames>,
 }
 
 /// A well mixed function of its input (the finalizer of splitmix64).
@@ -49,7 +51,11 @@ fn pattern(tag: u16, seed: u64, page: u64, salt: u64) -> PageBytes {
 
 impl Memory {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { pages: PageMap::new(Content::Zero), seed, conversions: 0 }
+        Self { pages: PageMap::new(Content::Zero), seed, conversions: 0, frames: None }
+    }
+
+    pub(crate) fn keep_in(&mut self, frames: &'static dyn Frames) {
+        self.frames = Some(frames);
     }
 
     pub(crate) fn content(&self, page: u64) -> &Content {
@@ -61,7 +67,9 @@ impl Memory {
     }
 
     pub(crate) fn page(&self, page: u64) -> PageBytes {
-        self.bytes_of(page, self.pages.get(page))
+        let mut bytes = [0; PAGE_SIZE as usize];
+        self.read(page, 0, &mut bytes);
+        bytes
     }
 
     pub(crate) fn bytes_of(&self, page: u64, content: &Content) -> PageBytes {
@@ -79,6 +87,9 @@ impl Memory {
 
     /// Copies from `offset` of a page; the caller keeps to the page.
     pub(crate) fn read(&self, page: u64, offset: usize, out: &mut [u8]) {
+        if let Some(frames) = self.frames {
+            return frames.read(page, offset, out);
+        }
         match self.pages.get(page) {
             Content::Zero => out.fill(0),
             Content::Data(bytes) => copy_from(&bytes[..], offset, out),
@@ -88,6 +99,9 @@ impl Memory {
 
     /// Copies to `offset` of a page; the caller keeps to the page.
     pub(crate) fn write(&mut self, page: u64, offset: usize, bytes: &[u8]) {
+        if let Some(frames) = self.frames {
+            return frames.write(page, offset, bytes);
+        }
         let old = self.pages.get(page);
         if let Content::Data(_) = old {
         } else {
@@ -102,12 +116,22 @@ impl Memory {
     }
 
     pub(crate) fn zero(&mut self, page: u64, count: u64) {
+        if let Some(frames) = self.frames {
+            return (page..page.saturating_add(count)).for_each(|page| frames.write(page, 0, &[0; PAGE_SIZE as usize]));
+        }
         self.pages.fill(page, count, &Content::Zero);
     }
 
     /// The pages change hands: from now on their contents are undefined.
     pub(crate) fn scramble(&mut self, page: u64, count: u64) {
         self.conversions = self.conversions.wrapping_add(1);
+        if let Some(frames) = self.frames {
+            for page in page..page.saturating_add(count) {
+                let garbage = pattern(GARBAGE_TAG, self.seed, page, u64::from(self.conversions));
+                frames.write(page, 0, &garbage);
+            }
+            return;
+        }
         self.pages.fill(page, count, &Content::Garbage(self.conversions));
     }
 

@@ -31,11 +31,19 @@ pub(crate) struct NestedMap {
     /// System pages that a guest page was mapped to before and that were validated for it then.
     displaced: BTreeMap<u64, Vec<u64>>,
     pages_per_large: u64,
+    /// Guest pages whose mapping changed: (first, count). Kept only for an embedder.
+    pub(crate) changed: Option<Vec<(u64, u64)>>,
 }
 
 impl NestedMap {
     pub(crate) fn new(pages_per_large: u64) -> Self {
-        Self { slots: PageMap::new(None), devices: BTreeSet::new(), displaced: BTreeMap::new(), pages_per_large }
+        Self {
+            slots: PageMap::new(None),
+            devices: BTreeSet::new(),
+            displaced: BTreeMap::new(),
+            pages_per_large,
+            changed: None,
+        }
     }
 
     pub(crate) fn map_identity(&mut self, page: u64, count: u64) {
@@ -49,6 +57,7 @@ impl NestedMap {
 
     pub(crate) fn set(&mut self, gpa_page: u64, large: bool, spa_page: Option<u64>) {
         let count = if large { self.pages_per_large } else { 1 };
+        self.note(gpa_page, count);
         let size = if large { MapSize::Large } else { MapSize::Small };
         let slot = spa_page.map(|spa| Slot { delta: spa.wrapping_sub(gpa_page), size });
         if !large {
@@ -57,7 +66,14 @@ impl NestedMap {
         self.slots.fill(gpa_page, count, &slot);
     }
 
+    fn note(&mut self, gpa_page: u64, count: u64) {
+        if let Some(changed) = &mut self.changed {
+            changed.push((gpa_page, count));
+        }
+    }
+
     pub(crate) fn set_device(&mut self, gpa_page: u64, is_device: bool) {
+        self.note(gpa_page, 1);
         if is_device {
             self.devices.insert(gpa_page);
         } else {

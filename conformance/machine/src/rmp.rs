@@ -133,11 +133,13 @@ pub(crate) struct Rmp {
     covered: RangeSet,
     regions: BTreeMap<u64, Region>,
     pages_per_large: u64,
+    /// Pages whose entry changed: (first, count). Kept only for an embedder.
+    pub(crate) changed: Option<Vec<(u64, u64)>>,
 }
 
 impl Rmp {
     pub(crate) fn new(covered: RangeSet, pages_per_large: u64) -> Self {
-        Self { covered, regions: BTreeMap::new(), pages_per_large }
+        Self { covered, regions: BTreeMap::new(), pages_per_large, changed: None }
     }
 
     pub(crate) fn cover(&mut self, page: u64, count: u64) {
@@ -170,8 +172,17 @@ impl Rmp {
         }
     }
 
+    /// Notes a change of `page`, or of its whole block.
+    fn note(&mut self, page: u64, is_block: bool) {
+        let pages = self.pages_per_large;
+        if let Some(changed) = &mut self.changed {
+            changed.push(if is_block { (page - page % pages, pages) } else { (page, 1) });
+        }
+    }
+
     /// Changes the entry that covers `page`: the 2M one if there is one, else the 4K one.
     pub(crate) fn update(&mut self, page: u64, change: impl FnOnce(&mut RmpEntry)) {
+        self.note(page, self.is_large(page));
         let region = self
             .regions
             .entry(page / self.pages_per_large)
@@ -188,6 +199,7 @@ impl Rmp {
 
     /// Replaces a whole block by one 2M entry, or by host-owned pages.
     pub(crate) fn set_block(&mut self, page: u64, entry: Option<RmpEntry>) {
+        self.note(page, true);
         let number = page / self.pages_per_large;
         match entry {
             Some(entry) => {
@@ -201,6 +213,7 @@ impl Rmp {
 
     /// Splits a 2M entry into small ones that keep everything (RMP-012).
     pub(crate) fn smash(&mut self, page: u64) {
+        self.note(page, true);
         let number = page / self.pages_per_large;
         if let Some(Region::Large(entry)) = self.regions.get(&number) {
             let entries = (0..self.pages_per_large)

@@ -95,7 +95,9 @@ impl Machine {
             Op::Rmpadjust { gpa, rcx, rdx } => self.rmpadjust(actor, *gpa, *rcx, *rdx),
             Op::Rmpquery { gpa, rdx } => self.rmpquery(actor, *gpa, *rdx),
             Op::Vmgexit(regs) => {
-                Err(Stopped::Exit(Leave { regs: Some(*regs), ..Leave::plain(exit_code::VMGEXIT, Pending::Regs) }))
+                // RIP is behind it when it exits.
+                let leave = Leave::plain(exit_code::VMGEXIT, Pending::Regs);
+                Err(Stopped::Exit(Leave { advance: 4, regs: Some(*regs), ..leave }))
             }
             Op::Rdmsr(number) => self.rdmsr(actor, *number),
             Op::Wrmsr(number, value) => self.wrmsr(actor, *number, *value),
@@ -110,7 +112,6 @@ impl Machine {
             Op::Invlpgb { rax, ecx, .. } => self.invlpgb(actor, *rax, *ecx),
             Op::Tlbsync => self.tlbsync(actor),
             Op::Pause => Ok(Answer::None),
-            // RIP is behind it when it exits.
             Op::Hlt => Err(Stopped::Exit(Leave { advance: 1, ..Leave::plain(exit_code::HLT, Pending::Nothing) })),
             Op::End => Err(Stopped::Exit(Leave::plain(exit_code::END, Pending::Nothing))),
         }

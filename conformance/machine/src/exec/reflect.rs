@@ -67,7 +67,7 @@ fn intercepted(op: &Op, code: u64, old: Regs) -> Intercepted {
 
 impl Machine {
     /// An exception goes to the program, or with ReflectVC, if it is a #VC, to the host and the level above.
-    pub(super) fn deliver(&mut self, actor: Actor, op: &Op, fault: Fault) -> Outcome {
+    pub(crate) fn deliver(&mut self, actor: Actor, op: &Op, fault: Fault) -> Outcome {
         let Fault::Vc { code, gpa } = fault else { return Outcome::Fault(fault) };
         let Some(running) = self.vcpus.get(usize::from(actor.vcpu.0)).and_then(|state| state.running.as_ref()) else {
             return Outcome::Exit;

@@ -31,12 +31,12 @@ pub(crate) enum Flush {
 }
 
 impl Machine {
-    fn registers(&self, actor: Actor) -> Option<&crate::run::Running> {
+    fn running_as(&self, actor: Actor) -> Option<&crate::run::Running> {
         self.vcpus.get(usize::from(actor.vcpu.0))?.running.as_ref()
     }
 
     pub(super) fn rdmsr(&self, actor: Actor, number: u32) -> Result<Answer, Stopped> {
-        let Some(running) = self.registers(actor) else { return Err(Stopped::GENERAL_PROTECTION) };
+        let Some(running) = self.running_as(actor) else { return Err(Stopped::GENERAL_PROTECTION) };
         let value = match number {
             msr::GHCB => self.ghcb_msr(running.key),
             // SEV, SEV-ES, then the features from bit 2 on.

@@ -59,7 +59,7 @@ impl Machine {
                 self.wake(vcpu);
             }
         }
-        self.host.vcpus.get(usize::from(vcpu.0)).is_some_and(|state| state.interrupt)
+        self.host.is_wanted(vcpu)
     }
 
     /// A wake-up for VMPL0 of a vCPU; a lower level that runs there leaves at its next step.

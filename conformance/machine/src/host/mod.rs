@@ -193,6 +193,16 @@ impl HostState {
         &self.ports.log
     }
 
+    /// Whether this vCPU is to leave its guest at the next step.
+    pub(crate) fn is_wanted(&self, vcpu: Vcpu) -> bool {
+        self.vcpus.get(usize::from(vcpu.0)).is_some_and(|state| state.interrupt)
+    }
+
+    /// What guests wrote to ports since the last time.
+    pub(crate) fn take_port_writes(&mut self) -> Vec<PortWrite> {
+        core::mem::take(&mut self.ports.log)
+    }
+
     /// VMSA that the host knows for a VMPL of a vCPU.
     #[must_use]
     pub fn vmsa(&self, vcpu: Vcpu, vmpl: u8) -> Option<u64> {
