@@ -1,0 +1,103 @@
+//! The VMCB: control area, and a save area that begins like a VMSA.
+
+use alloc::boxed::Box;
+
+use machine::vmsa;
+
+use crate::frames::Page;
+
+/// Offsets of the control area.
+pub(crate) mod control {
+    pub(crate) const INTERCEPT_CR: usize = 0x000;
+    pub(crate) const INTERCEPT_EXCEPTIONS: usize = 0x008;
+    pub(crate) const INTERCEPT_FIRST: usize = 0x00c;
+    pub(crate) const INTERCEPT_SECOND: usize = 0x010;
+    pub(crate) const IO_MAP: usize = 0x040;
+    pub(crate) const MSR_MAP: usize = 0x048;
+    pub(crate) const ASID: usize = 0x058;
+    pub(crate) const INTERRUPTS: usize = 0x060;
+    pub(crate) const EXIT_CODE: usize = 0x070;
+    pub(crate) const EXIT_INFO_1: usize = 0x078;
+    pub(crate) const EXIT_INFO_2: usize = 0x080;
+    pub(crate) const NESTED_ENABLE: usize = 0x090;
+    pub(crate) const EVENT: usize = 0x0a8;
+    pub(crate) const NESTED_CR3: usize = 0x0b0;
+}
+
+/// Start of the save area.
+const SAVE: usize = 0x400;
+/// Bytes in which a VMSA is laid out like it.
+const COMMON: usize = 0x298;
+
+/// Writes of CR0.
+const CR0_WRITE: u64 = 1 << 16;
+/// #UD.
+const INVALID_OPCODE: u64 = 1 << 6;
+/// INTR, NMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, IOIO, MSR and SHUTDOWN.
+const FIRST: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
+/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR and both kinds of MWAIT.
+const SECOND: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
+/// V_INTR_MASKING: our own RFLAGS.IF says whether interrupts make the guest exit.
+const MASKED: u64 = 1 << 24;
+/// MSRs that a guest keeps to itself: their values travel in the VMSA. Segment bases, SYSCALL and SYSENTER.
+const OWN_MSRS: [u32; 10] =
+    [0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0x174, 0x175, 0x176];
+
+/// The VMCB of one processor.
+#[derive(Debug)]
+pub(crate) struct Vmcb(Box<Page>);
+
+impl Vmcb {
+    /// With all intercepts, before it has run anything.
+    pub(crate) fn new() -> Self {
+        let mut vmcb = Self(Box::new(Page([0; 4096])));
+        // 12 KiB of ones, and 8 KiB.
+        let io = alloc::vec![Page([0xff; 4096]); 3].leak();
+        let msrs = alloc::vec![Page([0xff; 4096]); 2].leak();
+        for number in OWN_MSRS {
+            // Two bits per MSR; the block of the upper ones begins at 0x800.
+            let index = (number & 0x1fff) as usize;
+            let at = if number >> 31 == 1 { 0x800 } else { 0 } + index / 4;
+            msrs[at / 4096].0[at % 4096] &= !(3 << (index % 4 * 2));
+        }
+        vmcb.set(control::INTERCEPT_CR, CR0_WRITE);
+        vmcb.set32(control::INTERCEPT_EXCEPTIONS, INVALID_OPCODE as u32);
+        vmcb.set32(control::INTERCEPT_FIRST, FIRST as u32);
+        vmcb.set32(control::INTERCEPT_SECOND, SECOND as u32);
+        vmcb.set(control::IO_MAP, io.as_ptr() as u64);
+        vmcb.set(control::MSR_MAP, msrs.as_ptr() as u64);
+        vmcb.set(control::ASID, 1);
+        vmcb.set(control::INTERRUPTS, MASKED);
+        vmcb.set(control::NESTED_ENABLE, 1);
+        vmcb
+    }
+
+    /// Its address; memory is identity mapped.
+    pub(crate) fn address(&mut self) -> u64 {
+        core::ptr::from_mut(&mut *self.0) as u64
+    }
+
+    /// A quadword at one of the offsets of [`control`].
+    pub(crate) fn get(&self, offset: usize) -> u64 {
+        vmsa::read_u64(&self.0.0, offset)
+    }
+
+    /// Sets it.
+    pub(crate) fn set(&mut self, offset: usize, value: u64) {
+        vmsa::write_u64(&mut self.0.0, offset, value);
+    }
+
+    fn set32(&mut self, offset: usize, value: u32) {
+        self.0.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Takes the state of a VMSA.
+    pub(crate) fn load(&mut self, registers: &[u8; 4096]) {
+        self.0.0[SAVE..SAVE + COMMON].copy_from_slice(&registers[..COMMON]);
+    }
+
+    /// Gives it back. What a VMSA has that is no part of a save area is as [`load`](Self::load) found it.
+    pub(crate) fn save(&self, registers: &mut [u8; 4096]) {
+        registers[..COMMON].copy_from_slice(&self.0.0[SAVE..SAVE + COMMON]);
+    }
+}

@@ -1,0 +1,96 @@
+//! The loop of each processor: the host while nothing runs, the guest until it exits, and so on.
+
+use core::hint::spin_loop;
+use core::sync::atomic::Ordering;
+
+use machine::vmsa::read_u64;
+use machine::{HostStep, Stop, Vcpu, vmsa};
+
+use crate::boot::WATCHDOG;
+use crate::cpu::{Cpu, now};
+use crate::ending::{Ending, end};
+use crate::exits;
+use crate::guest::is_paged;
+use crate::world::{WORLD, World};
+
+/// Ticks of a second of QEMU's clock.
+const SECOND: u64 = 1_000_000_000;
+
+/// Never returns: some processor ends the run.
+pub(crate) fn run(cpu: &mut Cpu) -> ! {
+    let Some(shared) = WORLD.get() else { end(Ending::Broken, format_args!("a processor started too early")) };
+    let vcpu = Vcpu(cpu.id);
+    loop {
+        let mut world = shared.lock();
+        if world.machine.running(vcpu).is_none() {
+            if !world.machine.host_ready(vcpu) {
+                world.put_extended_away(cpu);
+                everybody_waits(&mut world);
+                drop(world);
+                (0..1000).for_each(|_| spin_loop());
+                continue;
+            }
+            let writer = world.machine.exit_info(vcpu).map(|exit| exit.vmpl);
+            let step = world.machine.host(vcpu);
+            world.settle(cpu.id, writer);
+            match step {
+                HostStep::Entered(_) => cpu.last_exit = now(),
+                HostStep::Parked => continue,
+                HostStep::Stopped(stop) => stopped(&mut world, vcpu, stop),
+            }
+        }
+        let Some(vmpl) = world.machine.running_vmpl(vcpu) else { continue };
+        let Some(key) = world.machine.running(vcpu) else { continue };
+        let Some(registers) = world.machine.registers(vcpu) else { continue };
+        let (is_paged, xcr0) = (is_paged(registers), read_u64(registers, vmsa::XCR0));
+        let root = world.tables[usize::from(vmpl)].root(is_paged);
+        cpu.load(registers, root);
+        world.switch_extended(cpu, key.vmsa, xcr0);
+        drop(world);
+        let exit = cpu.enter();
+        let mut world = shared.lock();
+        exits::handle(&mut world, cpu, vmpl, exit);
+        world.settle(cpu.id, None);
+    }
+}
+
+/// Ends the run if no vCPU has anything to run and none will.
+fn everybody_waits(world: &mut World) {
+    let vcpus = world.machine.config().vcpus;
+    let idle = |id: &u8| world.machine.running(Vcpu(*id)).is_none() && !world.machine.host_ready(Vcpu(*id));
+    if (0..vcpus).all(|id| idle(&id)) {
+        world.flush();
+        end(Ending::Ended, format_args!("every vCPU waits, and nobody is left to wake one"));
+    }
+}
+
+/// The host keeps a vCPU from running.
+fn stopped(world: &mut World, vcpu: Vcpu, stop: Stop) -> ! {
+    world.flush();
+    let id = vcpu.0;
+    let vmpl = world.machine.exit_info(vcpu).map_or(0, |exit| exit.vmpl);
+    match stop {
+        Stop::Terminated { set, code } => {
+            end(Ending::Ended, format_args!("vCPU {id} at VMPL{vmpl} asked to be terminated: reason {set}:{code:#x}"))
+        }
+        Stop::NestedFault { gpa, info } => end(
+            Ending::Ended,
+            format_args!(
+                "vCPU {id} at VMPL{vmpl}: nested page fault at {gpa:#x} (EXITINFO1 {info:#x}), which the host does not repair"
+            ),
+        ),
+        Stop::VmrunRefused => end(Ending::Ended, format_args!("vCPU {id}: VMRUN refused the VMSA")),
+        Stop::Refused => end(Ending::Ended, format_args!("vCPU {id} at VMPL{vmpl}: the host does not run it any more")),
+    }
+}
+
+/// Ends the run if a guest has run for too long without an exit.
+pub(crate) fn watch(world: &mut World, cpu: &Cpu, vmpl: u8) {
+    let seconds = WATCHDOG.load(Ordering::Relaxed);
+    if now().wrapping_sub(cpu.last_exit) > seconds.saturating_mul(SECOND) {
+        let rip = world.machine.registers(Vcpu(cpu.id)).map_or(0, |registers| read_u64(registers, vmsa::RIP));
+        world.flush();
+        let id = cpu.id;
+        end(Ending::Watchdog, format_args!("vCPU {id} at VMPL{vmpl} made no exit for {seconds} s; RIP {rip:#x}"));
+    }
+}
