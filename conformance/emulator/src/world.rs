@@ -2,6 +2,8 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
 
 use machine::{Frames, Machine, PAGE_SIZE, Reached, Vcpu};
 use spin::{Mutex, Once};
@@ -113,11 +115,11 @@ impl World {
         for event in self.machine.take_trace() {
             console::trace(format_args!("{event}"));
         }
-        self.pass_on(writer);
+        self.pass_on(me, writer);
     }
 
     /// Console and result.
-    fn pass_on(&mut self, writer: Option<u8>) {
+    fn pass_on(&mut self, me: u8, writer: Option<u8>) {
         for write in self.machine.take_port_writes() {
             let vmpl = writer.unwrap_or(0);
             match write.port {
@@ -127,6 +129,9 @@ impl World {
                     if let Some(line) = self.lines.get_mut(usize::from(vmpl)) {
                         line.push(vmpl, byte);
                     }
+                }
+                image_layout::MARK_PORT => {
+                    console::say(format_args!("mark {} vcpu={me} {}", write.value, self.counted()));
                 }
                 image_layout::RESULT_PORT => self.finish(write.value),
                 _ => {}
@@ -143,17 +148,19 @@ impl World {
         }
     }
 
+    /// What all levels have executed so far.
+    fn counted(&self) -> String {
+        let sum = self.machine.total_counters();
+        format!("pvalidate={} rmpadjust={} vmgexit={} vmrun={}", sum.pvalidate, sum.rmpadjust, sum.vmgexit, sum.vmruns)
+    }
+
     /// A level said how it ended.
     fn finish(&mut self, result: u32) -> ! {
         self.flush();
         for violation in self.machine.violations() {
             console::say(format_args!("violation {violation}"));
         }
-        let sum = self.machine.total_counters();
-        console::say(format_args!(
-            "counters pvalidate={} rmpadjust={} vmgexit={} vmrun={}",
-            sum.pvalidate, sum.rmpadjust, sum.vmgexit, sum.vmruns
-        ));
+        console::say(format_args!("counters {}", self.counted()));
         console::say(format_args!("result {result}"));
         quit(if result == 0 { Ending::Success } else { Ending::Failure })
     }

@@ -43,6 +43,8 @@ pub const LAUNCH_VMSA: u64 = 0xffff_ffff_f000;
 pub const CONSOLE_PORT: u16 = 0x3f8;
 /// Port that ends the guest: the byte is the result, 0 for success.
 pub const RESULT_PORT: u16 = 0xf4;
+/// Port of marks: at each byte, its number, the counters so far are printed.
+pub const MARK_PORT: u16 = 0xf5;
 
 /// What the monitor is told about the guest that the file brings along. Little endian, at the start of [`GUEST_IMAGE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Tests of the rules by row id of the fact tables, and of the oracles.
 
 mod access;
+mod embed;
 mod facts;
 mod instructions;
 mod oracles_conduct;
