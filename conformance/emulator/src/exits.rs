@@ -36,6 +36,8 @@ const fn exception(vector: u64) -> u64 {
 
 /// EVENTINJ: with an error code.
 const ERROR: u64 = 1 << 11;
+/// EXITINFO1 of a nested fault: on an entry of the guest's page tables.
+const TABLE_WALK: u64 = 1 << 33;
 const INVALID_OPCODE: u64 = exception(6);
 const GENERAL_PROTECTION: u64 = exception(13) | ERROR;
 const PAGE_FAULT: u64 = exception(14) | ERROR;
@@ -169,7 +171,9 @@ impl Exited<'_> {
     }
 
     fn nested_fault(&mut self, exit: Exit) {
-        let private = exit.info2 & C_BIT != 0 || !guest::is_paged(&self.registers);
+        let is_in_private_half = exit.info2 & C_BIT != 0 || !guest::is_paged(&self.registers);
+        // A walk of page tables is private whatever the address says; QEMU looks in the half that it names.
+        let private = is_in_private_half || exit.info1 & TABLE_WALK != 0;
         let gpa = exit.info2 & !C_BIT;
         let reach = if exit.info1 & 1 << 4 != 0 {
             Reach::Fetch { user: self.registers[field::CPL] == 3 }
@@ -180,7 +184,7 @@ impl Exited<'_> {
         };
         let vcpu = self.vcpu();
         match self.world.machine.reach(vcpu, gpa, private, reach) {
-            Ok(reached) => self.world.map(self.vmpl, gpa, private, reached),
+            Ok(reached) => self.world.map(self.vmpl, gpa, is_in_private_half, reached),
             Err(outcome) => self.stopped(outcome),
         }
     }
