@@ -184,7 +184,7 @@ impl Exited<'_> {
         };
         let vcpu = self.vcpu();
         match self.world.machine.reach(vcpu, gpa, private, reach) {
-            Ok(reached) => self.world.map(self.vmpl, gpa, is_in_private_half, reached),
+            Ok(reached) => self.world.map(self.cpu.id, self.vmpl, gpa, is_in_private_half, reached),
             Err(outcome) => self.stopped(outcome),
         }
     }

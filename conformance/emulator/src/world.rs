@@ -46,11 +46,11 @@ impl World {
         }
     }
 
-    /// Maps what a level has reached, for it alone.
-    pub(crate) fn map(&mut self, vmpl: u8, gpa: u64, private: bool, reached: Reached) {
+    /// Maps what a level has reached on processor `me`, for that level alone, in one half of its tables.
+    pub(crate) fn map(&mut self, me: u8, vmpl: u8, gpa: u64, private: bool, reached: Reached) {
         let page = gpa / PAGE_SIZE;
         self.is_moved |= page != reached.spa_page;
-        let to = if reached.ciphertext { self.ciphertext(gpa, reached) } else { MEMORY.address(reached.spa_page) };
+        let to = if reached.ciphertext { self.ciphertext(me, gpa, reached) } else { MEMORY.address(reached.spa_page) };
         let mapping = Mapping { to, write: reached.write && !reached.ciphertext, execute: reached.execute };
         if let Some(tables) = self.tables.get(usize::from(vmpl))
             && !tables.map(gpa, private, mapping)
@@ -60,14 +60,16 @@ impl World {
     }
 
     /// A page that shows what the host sees of a private one.
-    fn ciphertext(&mut self, gpa: u64, reached: Reached) -> u64 {
+    fn ciphertext(&mut self, me: u8, gpa: u64, reached: Reached) -> u64 {
         if let Some(at) = self.ciphertexts.get(&reached.spa_page) {
             return *at;
         }
-        let slot = match self.ciphertexts.pop_first().filter(|_| self.ciphertexts.len() >= CIPHERTEXTS) {
+        let oldest = (self.ciphertexts.len() >= CIPHERTEXTS).then(|| self.ciphertexts.pop_first()).flatten();
+        let slot = match oldest {
             Some((_, at)) => {
                 // It may be mapped somewhere.
                 self.forget_all();
+                cpu::drive_out_others(me);
                 at
             }
             None => Page::leak(),
