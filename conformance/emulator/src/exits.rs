@@ -17,6 +17,7 @@ mod code {
     pub(super) const INVALID_OPCODE: u64 = 0x46;
     pub(super) const INTR: u64 = 0x60;
     pub(super) const NMI: u64 = 0x61;
+    pub(super) const VINTR: u64 = 0x64;
     pub(super) const CPUID: u64 = 0x72;
     pub(super) const HLT: u64 = 0x78;
     pub(super) const IOIO: u64 = 0x7b;
@@ -62,6 +63,10 @@ pub(crate) fn handle(world: &mut World, cpu: &mut Cpu, vmpl: u8, exit: Exit) {
     let Some(registers) = world.machine.registers_mut(vcpu) else { return };
     cpu.save(registers);
     let registers = *registers;
+    // An exception happens again by itself; an interrupt does not. The type is in bits 10:8, 0 for an interrupt.
+    if exit.interrupted >> 31 & 1 == 1 && exit.interrupted >> 8 & 7 == 0 {
+        world.machine.give_interrupt_back(vcpu, exit.interrupted as u8);
+    }
     if !matches!(exit.code, code::INTR | code::NMI) {
         cpu.last_exit = now();
     }
@@ -93,6 +98,8 @@ impl Exited<'_> {
                     watch(self.world, self.cpu, self.vmpl);
                 }
             }
+            // The next entry brings the interrupt.
+            code::VINTR => {}
             code::NPF => self.nested_fault(exit),
             code::INVALID_OPCODE => self.unknown_instruction(),
             code::VMMCALL => self.vmmcall(),

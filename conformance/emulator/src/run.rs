@@ -7,7 +7,7 @@ use machine::vmsa::read_u64;
 use machine::{HostStep, Stop, Vcpu, vmsa};
 
 use crate::boot::WATCHDOG;
-use crate::cpu::{Cpu, now};
+use crate::cpu::{self, Cpu, now};
 use crate::ending::{Ending, end};
 use crate::exits;
 use crate::guest::is_paged;
@@ -15,6 +15,9 @@ use crate::world::{WORLD, World};
 
 /// Ticks of a second of QEMU's clock.
 const SECOND: u64 = 1_000_000_000;
+
+/// RFLAGS: IF.
+const IF: u64 = 1 << 9;
 
 /// Never returns: some processor ends the run.
 pub(crate) fn run(cpu: &mut Cpu) -> ! {
@@ -46,12 +49,28 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
         let root = world.tables[usize::from(vmpl)].root(is_paged);
         cpu.load(registers, root);
         world.switch_extended(cpu, key.vmsa, xcr0);
+        interrupt(&mut world, cpu);
         drop(world);
         let exit = cpu.enter();
         let mut world = shared.lock();
         exits::handle(&mut world, cpu, vmpl, exit);
         world.settle(cpu.id, None);
     }
+}
+
+/// Lets a pending interrupt in, or asks for the moment at which it can come in.
+fn interrupt(world: &mut World, cpu: &mut Cpu) {
+    let vcpu = Vcpu(cpu.id);
+    world.machine.set_clock(now());
+    let is_open = world.machine.registers(vcpu).is_some_and(|registers| read_u64(registers, vmsa::RFLAGS) & IF != 0);
+    let can_take = is_open && !cpu.is_occupied();
+    if can_take && let Some(vector) = world.machine.take_interrupt(vcpu) {
+        cpu.inject(1 << 31 | u64::from(vector));
+    }
+    cpu.ask_for_window(world.machine.pending_interrupt(vcpu).is_some());
+    // Those that run elsewhere learn of theirs by an exit.
+    let posted = world.machine.take_posted();
+    (0..8).filter(|id| *id != cpu.id && posted >> id & 1 != 0).for_each(cpu::kick);
 }
 
 /// Ends the run if no vCPU has anything to run and none will.

@@ -20,8 +20,8 @@ const TIMER: u32 = 0x20;
 const KICK: u32 = 0x21;
 /// LVT: periodic.
 const PERIODIC: u32 = 1 << 17;
-/// Ticks of one period: 10 ms of QEMU's 1 GHz clock.
-const PERIOD: u32 = 10_000_000;
+/// Ticks of one period: 1 ms of QEMU's 1 GHz clock, which is how late a timer of a guest may be.
+const PERIOD: u32 = 1_000_000;
 /// ICR: INIT and startup, asserted.
 const INIT: u32 = 0x4500;
 const STARTUP: u32 = 0x4600;

@@ -57,6 +57,8 @@ pub(crate) struct Exit {
     pub(crate) code: u64,
     pub(crate) info1: u64,
     pub(crate) info2: u64,
+    /// EXITINTINFO: what was being delivered.
+    pub(crate) interrupted: u64,
 }
 
 /// VMRUN did not accept the state.
@@ -116,6 +118,16 @@ impl Cpu {
     /// An event that the guest gets at its next entry (EVENTINJ).
     pub(crate) fn inject(&mut self, event: u64) {
         self.vmcb.set(control::EVENT, event);
+    }
+
+    /// Whether an event waits already, or the guest is in an interrupt shadow.
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.vmcb.get(control::EVENT) != 0 || self.vmcb.get(control::SHADOW) & 1 != 0
+    }
+
+    /// Has the guest exit as soon as it can be interrupted, or not.
+    pub(crate) fn ask_for_window(&mut self, ask: bool) {
+        self.vmcb.ask_for_window(ask);
     }
 
     /// Runs the guest until it exits. The caller has called [`load`](Self::load) and holds no lock.
@@ -193,6 +205,7 @@ impl Cpu {
             code: self.vmcb.get(control::EXIT_CODE),
             info1: self.vmcb.get(control::EXIT_INFO_1),
             info2: self.vmcb.get(control::EXIT_INFO_2),
+            interrupted: self.vmcb.get(control::INTERRUPTED),
         }
     }
 }

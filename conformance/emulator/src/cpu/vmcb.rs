@@ -16,9 +16,11 @@ pub(crate) mod control {
     pub(crate) const MSR_MAP: usize = 0x048;
     pub(crate) const ASID: usize = 0x058;
     pub(crate) const INTERRUPTS: usize = 0x060;
+    pub(crate) const SHADOW: usize = 0x068;
     pub(crate) const EXIT_CODE: usize = 0x070;
     pub(crate) const EXIT_INFO_1: usize = 0x078;
     pub(crate) const EXIT_INFO_2: usize = 0x080;
+    pub(crate) const INTERRUPTED: usize = 0x088;
     pub(crate) const NESTED_ENABLE: usize = 0x090;
     pub(crate) const EVENT: usize = 0x0a8;
     pub(crate) const NESTED_CR3: usize = 0x0b0;
@@ -33,12 +35,15 @@ const COMMON: usize = 0x298;
 const CR0_WRITE: u64 = 1 << 16;
 /// #UD.
 const INVALID_OPCODE: u64 = 1 << 6;
-/// INTR, NMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, IOIO, MSR and SHUTDOWN.
-const FIRST: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
+/// INTR, NMI, INIT, VINTR, RDPMC, CPUID, INVD, HLT, INVLPGA, IOIO, MSR and SHUTDOWN.
+const FIRST: u64 =
+    1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR and both kinds of MWAIT.
 const SECOND: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 /// V_INTR_MASKING: our own RFLAGS.IF says whether interrupts make the guest exit.
 const MASKED: u64 = 1 << 24;
+/// V_IRQ with V_IGN_TPR: makes the guest exit as soon as it can be interrupted.
+const WINDOW: u64 = 1 << 8 | 1 << 20;
 /// MSRs that a guest keeps to itself: their values travel in the VMSA. Segment bases, SYSCALL and SYSENTER.
 const OWN_MSRS: [u32; 10] =
     [0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0x174, 0x175, 0x176];
@@ -89,6 +94,11 @@ impl Vmcb {
 
     fn set32(&mut self, offset: usize, value: u32) {
         self.0.0[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Whether the guest is to exit once it can be interrupted.
+    pub(crate) fn ask_for_window(&mut self, ask: bool) {
+        self.set(control::INTERRUPTS, MASKED | if ask { WINDOW } else { 0 });
     }
 
     /// Takes the state of a VMSA.

@@ -1,5 +1,6 @@
 //! Waking vCPUs, and what the host does between two steps of a guest.
 
+use super::At;
 use super::policy::Policy;
 use crate::Machine;
 use crate::op::Vcpu;
@@ -13,11 +14,19 @@ const ICR_STARTUP: u64 = 6 << 8;
 /// x2APIC ICR: everybody.
 const ICR_BROADCAST: u64 = 0xffff_ffff;
 
+/// x2APIC ICR: fixed and lowest-priority delivery.
+const ICR_LOWEST: u64 = 1 << 8;
+/// x2APIC ICR: the destination is a logical one.
+const ICR_LOGICAL: u64 = 1 << 11;
+
 /// To whom an ICR value goes, of so many vCPUs.
 fn targets(icr: u64, from: Vcpu, vcpus: u8) -> impl Iterator<Item = Vcpu> {
     let destination = icr >> 32;
     (0..vcpus).map(Vcpu).filter(move |vcpu| match icr >> 18 & 3 {
-        0 => destination == u64::from(vcpu.0) || destination == ICR_BROADCAST,
+        0 if destination == ICR_BROADCAST => true,
+        // All of them are in the first cluster.
+        0 if icr & ICR_LOGICAL != 0 => destination >> 16 == 0 && destination >> vcpu.0 & 1 != 0,
+        0 => destination == u64::from(vcpu.0),
         1 => *vcpu == from,
         2 => true,
         _ => *vcpu != from,
@@ -26,15 +35,17 @@ fn targets(icr: u64, from: Vcpu, vcpus: u8) -> impl Iterator<Item = Vcpu> {
 
 impl Machine {
     /// A guest wrote its x2APIC ICR.
-    pub(super) fn send_ipi(&mut self, from: Vcpu, icr: u64) {
-        if self.host.policy(from) == Policy::NoKick {
+    pub(super) fn send_ipi(&mut self, at: At, icr: u64) {
+        if self.host.policy(at.vcpu) == Policy::NoKick {
             return;
         }
-        for vcpu in targets(icr, from, self.host.vcpus.len() as u8) {
+        for vcpu in targets(icr, at.vcpu, self.host.vcpus.len() as u8) {
             let state = self.host.vcpu_mut(vcpu);
             match icr & ICR_MODE {
                 ICR_INIT => state.start = state.on_init.take().or(state.start),
                 ICR_STARTUP => state.sipi = true,
+                // Bits 7:0.
+                0 | ICR_LOWEST if self.post(vcpu, at.vmpl, icr as u8) => {}
                 _ => self.wake(vcpu),
             }
         }
@@ -88,5 +99,7 @@ mod tests {
         assert_eq!(to(2 << 32 | 1 << 18), [1]);
         assert_eq!(to(2 << 18), [0, 1, 2, 3]);
         assert_eq!(to(3 << 18), [0, 2, 3]);
+        assert_eq!(to(0b1010 << 32 | ICR_LOGICAL), [1, 3]);
+        assert_eq!(to(0x1_0001 << 32 | ICR_LOGICAL), []);
     }
 }

@@ -19,18 +19,22 @@
 //! - #VC that a lower level reflects goes to VMPL0, and so does HLT of a level that was created with ReflectVC, once it is
 //!   over. A program that has ended leaves its vCPU to the others, who are not
 //!   told.
+//! - An IPI of a level that has turned its x2APIC on there is an interrupt for that level of the target; programs on the step
+//!   machine are not interrupted, see [`Machine::take_interrupt`].
 //!
-//! Not modelled: device interrupts and doorbell pages (feature bits 2 and 3 are off), timers, NMIs, the secure interrupt
+//! Not modelled: device interrupts and doorbell pages (feature bits 2 and 3 are off), NMIs, the secure interrupt
 //! controller and the configuration of interrupt injection: their events are invalid. No page is a device that faults unless
 //! a test or a liar marks it.
 
 mod ap;
+mod apic;
 mod attack;
 mod catalogue;
 mod cpuid;
 mod device;
 mod exit;
 mod ghcb;
+mod interrupt;
 mod kick;
 mod memory;
 mod message;
@@ -73,6 +77,10 @@ pub struct HostState {
     device: device::Device,
     /// Address that the guest named as its jump table.
     jump_table: u64,
+    /// The embedder's clock, if there is one.
+    clock: Option<u64>,
+    /// vCPUs for which an interrupt has come, a bit each.
+    posted: u8,
 }
 
 /// What the host knows about one vCPU.
@@ -98,6 +106,8 @@ struct HostVcpu {
     /// Fake returns to VMPL0 that a liar still owes.
     replays: u32,
     stopped: Option<Stop>,
+    /// Interrupt controllers of its VMPLs, once used.
+    apics: [Option<apic::Apic>; 4],
     /// Its registers, as far as the host emulates them.
     registers: processor::Registers,
 }
@@ -178,6 +188,8 @@ impl HostState {
             ports: ports::Ports::default(),
             device: device::Device::default(),
             jump_table: 0,
+            clock: None,
+            posted: 0,
         }
     }
 

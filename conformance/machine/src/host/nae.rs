@@ -109,7 +109,7 @@ impl Machine {
             event::MWAIT => request.inputs(&[ghcb::RAX, ghcb::RCX])?,
             event::AP_JUMP_TABLE => self.jump_table(info1, info2)?,
             event::HV_IPI => {
-                self.send_ipi(at.vcpu, info1);
+                self.send_ipi(at, info1);
                 Reply::default()
             }
             event::PAGE_STATE_CHANGE => self.psc_list(at, gpa, request)?,

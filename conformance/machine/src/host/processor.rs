@@ -1,6 +1,7 @@
 //! Registers, counters and instructions of the processor that the host emulates.
 
 use super::At;
+use super::apic::Apic;
 use super::ghcb::{self, Malformed, Reply, Request};
 use super::policy::Policy;
 use crate::Machine;
@@ -53,13 +54,18 @@ impl Machine {
         match info1 {
             0 if self.host.policy(at.vcpu) == Policy::LieMsr => Ok(halves(u64::MAX)),
             0 if number == TSC => Ok(self.clock()),
+            0 if Apic::has(number) => Ok(self.read_apic(at, number).map_or_else(Reply::general_protection, halves)),
             0 => Ok(self.emulated(at.vcpu).msr(number).map_or_else(Reply::general_protection, |value| halves(*value))),
             1 => {
                 let (low, high) = (request.input(ghcb::RAX)?, request.input(ghcb::RDX)?);
                 let value = high << 32 | low & 0xffff_ffff;
                 if number == X2APIC_ICR {
-                    self.send_ipi(at.vcpu, value);
+                    self.send_ipi(at, value);
                     return Ok(Reply::default());
+                }
+                if Apic::has(number) {
+                    let written = self.write_apic(at, number, value);
+                    return Ok(written.map_or_else(Reply::general_protection, |()| Reply::default()));
                 }
                 Ok(match self.emulated(at.vcpu).msr(number) {
                     Some(register) => {
@@ -84,9 +90,9 @@ impl Machine {
         Ok(Reply::default())
     }
 
-    /// Event 0x6e: a clock that counts guest steps.
+    /// Event 0x6e: a clock that counts guest steps, unless an embedder has a better one.
     pub(super) fn clock(&self) -> Reply {
-        halves(self.host.steps)
+        halves(self.ticks())
     }
 
     /// Event 0x87.

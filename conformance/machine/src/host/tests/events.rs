@@ -181,6 +181,39 @@ fn a_few_msrs_hold_what_was_written() {
 }
 
 #[test]
+fn timer_and_ipi_interrupt_the_level_that_asked() {
+    let mut bench = Bench::with_guest_and_vcpus(Policy::Honest, 2);
+    let write = |bench: &mut Bench, number, value: u64| {
+        let fields = &[(RCX, number), (RAX, value & 0xffff_ffff), (RDX, value >> 32)];
+        assert_eq!(bench.event((event::MSR, 1, 0), fields), DONE, "{number:#x}");
+    };
+    bench.machine.set_clock(1000);
+    // Off: an IPI to oneself is a wake-up, as ever.
+    write(&mut bench, 0x830, 0x41);
+    assert_eq!((bench.machine.pending_interrupt(BOOT), bench.machine.take_posted()), (None, 0));
+    // On, in deadline mode, with vector 0x40.
+    write(&mut bench, 0x80f, 0x1ff);
+    write(&mut bench, 0x832, 2 << 17 | 0x40);
+    write(&mut bench, 0x6e0, 5000);
+    bench.machine.set_clock(4999);
+    assert_eq!((bench.machine.pending_interrupt(BOOT), bench.machine.take_posted()), (None, 0));
+    bench.machine.set_clock(5000);
+    assert_eq!((bench.machine.pending_interrupt(BOOT), bench.machine.take_posted()), (Some(0x40), 1));
+    assert_eq!((bench.machine.take_interrupt(BOOT), bench.machine.take_interrupt(BOOT)), (Some(0x40), None));
+    bench.machine.give_interrupt_back(BOOT, 0x40);
+    assert_eq!(bench.machine.take_interrupt(BOOT), Some(0x40));
+    write(&mut bench, 0x80b, 0);
+    write(&mut bench, 0x830, 0x41);
+    assert_eq!(bench.machine.take_posted(), 1);
+    assert_eq!(bench.machine.take_interrupt(BOOT), Some(0x41));
+    // Another level of the same vCPU has a controller of its own, and nobody else's time is touched.
+    assert_eq!(bench.event((event::MSR, 0, 0), &[(RCX, 0x10)]), DONE);
+    assert_eq!(bench.field(RAX), Some(5000));
+    assert_eq!(bench.event((event::MSR, 0, 0), &[(RCX, 0x802)]), DONE);
+    assert_eq!(bench.field(RAX), Some(0));
+}
+
+#[test]
 fn dr7_and_tsc_aux_are_kept_for_each_vcpu() {
     let mut bench = Bench::with_guest_and_vcpus(Policy::Honest, 2);
     assert_eq!(bench.event((event::DR7_READ, 0, 0), &[]), DONE);
