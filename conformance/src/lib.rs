@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod cli;
 pub mod figures;
 pub mod fuzz;
+mod hex;
 pub mod mutants;
 pub mod platform;
 pub mod runner;

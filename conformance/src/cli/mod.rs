@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::boot;
 use crate::figures::{
     self,
     instructions::{Job, Vendor, Work},
@@ -105,6 +106,8 @@ enum Command {
         /// The file
         file: PathBuf,
     },
+    /// Build monitor and guest as one IGVM file for SNP; print its launch digest and sizes
+    Image(boot::image::Arguments),
     /// Do a piece of work whose instructions `figures` has counted
     #[command(hide = true)]
     Count {
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
         Some(Command::Figures { json }) => figures::print(json.as_deref()),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Measure { file }) => igvm::print(&file),
+        Some(Command::Image(arguments)) => boot::image::print(&arguments),
         Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };
     match done {

@@ -4,6 +4,7 @@
 //! 0x0010_0000  the monitor: code and data of its image, then memory that it validates itself
 //! 0x003f_0000  pages that the firmware and the host fill at launch
 //! 0x0040_0000  the guest: its image, then RAM
+//! 0x0800_0000  the end of RAM in the emulator
 //! ```
 //!
 //! All addresses are guest-physical and without the C-bit. The images, the command that makes an IGVM file of them and the
@@ -35,6 +36,9 @@ pub const GUEST_IMAGE: u64 = 0x3f_3000;
 
 /// First byte of the guest's memory, where its image is linked.
 pub const GUEST: u64 = 0x40_0000;
+
+/// First byte behind the RAM of the emulator's machine.
+pub const RAM_END: u64 = 0x800_0000;
 
 /// Guest address of the launch VMSA, where KVM puts it.
 pub const LAUNCH_VMSA: u64 = 0xffff_ffff_f000;

@@ -5,6 +5,8 @@ use std::path::Path;
 use backend_snp::abi::launch::PageType;
 use backend_snp::launch::Igvm;
 
+use crate::hex;
+
 /// Prints the launch digest of an IGVM file and its pages by type. False if an ID block in it expects another digest.
 ///
 /// # Errors
@@ -14,7 +16,7 @@ pub(crate) fn print(path: &Path) -> Result<bool, String> {
     let file = std::fs::read(path).map_err(|error| complaint(&error))?;
     let igvm = Igvm::try_new(&file).map_err(|error| complaint(&error))?;
     let digest = igvm.digest();
-    println!("launch digest: {}", hex(digest.bytes()));
+    println!("launch digest: {}", hex::encode(digest.bytes()));
     println!("policy: {:#x}", igvm.policy().bits());
     for page_type in PageType::ALL {
         let pages = igvm.updates().filter(|update| update.page_type == page_type).count();
@@ -28,8 +30,4 @@ pub(crate) fn print(path: &Path) -> Result<bool, String> {
     let verdict = if is_expected { "this digest" } else { "another digest, so that the launch fails" };
     println!("ID block: expects {verdict}");
     Ok(is_expected)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,6 +7,7 @@
 mod image;
 mod load;
 mod measure;
+pub(crate) mod parts;
 
 pub use image::{MEMORY_MAP, PARAMETERS, image};
 pub use load::{Claims, LoadError, load};

@@ -1,0 +1,57 @@
+//! Builds bare-metal programs with cargo.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-none";
+
+/// A workspace of bare-metal programs beside this one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Workspace {
+    /// What its programs are, for people.
+    what: &'static str,
+    /// Its folder, from the root of this workspace.
+    folder: &'static str,
+    /// Where it is built, likewise.
+    target: &'static str,
+}
+
+/// Monitor and guest.
+pub(super) const IMAGES: Workspace =
+    Workspace { what: "images", folder: "conformance/images", target: "target/images" };
+
+impl Workspace {
+    /// Builds all of it, with cargo's messages on standard error. Gives the folder with the programs.
+    ///
+    /// # Errors
+    /// One sentence: there is no cargo, no source, or it does not build.
+    pub(super) fn build(self) -> Result<PathBuf, String> {
+        let root = root();
+        let manifest = root.join(self.folder).join("Cargo.toml");
+        if !manifest.is_file() {
+            return Err(format!("the source of the {} is not there: {}", self.what, manifest.display()));
+        }
+        let target = root.join(self.target);
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(root).args(["build", "--release", "--locked", "--target", TARGET]);
+        cargo.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(&target);
+        // The flags for bare metal stand in .cargo/config.toml; those of the environment would replace them.
+        for (name, _) in env::vars_os() {
+            if name.to_str().is_some_and(|name| name.ends_with("RUSTFLAGS")) {
+                cargo.env_remove(name);
+            }
+        }
+        let status = cargo.status().map_err(|error| format!("cargo does not start: {error}"))?;
+        if !status.success() {
+            return Err(format!("cargo does not build the {}: {status}", self.what));
+        }
+        Ok(target.join(TARGET).join("release"))
+    }
+}
+
+/// The root of this workspace.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
