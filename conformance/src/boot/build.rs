@@ -21,7 +21,16 @@ pub(super) struct Workspace {
 pub(super) const IMAGES: Workspace =
     Workspace { what: "images", folder: "conformance/images", target: "target/images" };
 
+/// What they run on.
+pub(super) const EMULATOR: Workspace =
+    Workspace { what: "emulator", folder: "conformance/emulator", target: "target/emulator" };
+
 impl Workspace {
+    /// A file beside what is built.
+    pub(super) fn file(self, name: &str) -> PathBuf {
+        root().join(self.target).join(name)
+    }
+
     /// Builds all of it, with cargo's messages on standard error. Gives the folder with the programs.
     ///
     /// # Errors

@@ -1,9 +1,13 @@
-//! The bare-metal images: how they become one IGVM file.
+//! The bare-metal images: how they become one IGVM file, and how that boots under the emulator in QEMU.
 //!
 //! - [`elf`]: an ELF file as it lies in guest memory.
 //! - [`file`](mod@file): monitor and guest as one file.
+//! - `image`, `run`: the commands `image` and `boot`; `build`, `qemu` and `evidence` are what they need.
 
 mod build;
 pub mod elf;
+mod evidence;
 pub mod file;
 pub(crate) mod image;
+mod qemu;
+pub(crate) mod run;

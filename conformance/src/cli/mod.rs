@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::boot;
+use crate::boot::{self, run::Trouble};
 use crate::figures::{
     self,
     instructions::{Job, Vendor, Work},
@@ -108,6 +108,12 @@ enum Command {
     },
     /// Build monitor and guest as one IGVM file for SNP; print its launch digest and sizes
     Image(boot::image::Arguments),
+    /// Boot monitor and guest under the emulator in QEMU, without KVM, and verify the guest's report
+    ///
+    /// The exit status is 0 if the guest's result is 0, its report is right and no rule of the machine was broken, 1 if not,
+    /// 2 if nothing ran, 3 if the guest ended without a result, 4 if it did not get on and was ended, 5 if QEMU or the
+    /// emulator failed or was interrupted.
+    Boot(boot::run::Arguments),
     /// Do a piece of work whose instructions `figures` has counted
     #[command(hide = true)]
     Count {
@@ -146,16 +152,24 @@ pub fn main() -> ExitCode {
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Measure { file }) => igvm::print(&file),
         Some(Command::Image(arguments)) => boot::image::print(&arguments),
+        Some(Command::Boot(arguments)) => {
+            return match boot::run::run(&arguments) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(Trouble { status, sentence }) => failed(status, &sentence),
+            };
+        }
         Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(complaint) => {
-            eprintln!("conformance: {complaint}");
-            ExitCode::from(2)
-        }
+        Err(complaint) => failed(2, &complaint),
     }
+}
+
+fn failed(status: u8, complaint: &str) -> ExitCode {
+    eprintln!("conformance: {complaint}");
+    ExitCode::from(status)
 }
 
 /// What the command line needs to know of a case.
