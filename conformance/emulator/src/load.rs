@@ -48,6 +48,8 @@ pub(crate) fn launch(options: &Options, file: &[u8]) -> Result<Machine, String> 
         .launch_finish_with(igvm.policy().bits(), [0; 32], None)
         .map_err(|error| format!("launch not finished: {error:?}"))?;
     machine.host_set_launch_vmsa(Vcpu(0), first);
+    // Which VMSAs are the monitor's own vCPUs is its secret here: a VMSA of any level is right.
+    machine.declare_guest_level(0);
     Ok(machine)
 }
 
