@@ -7,6 +7,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use coco_part_api::{ErrorKind, FrameRange, GuestMemory};
 use thiserror_no_std::Error;
 use x86_64::PhysAddr;
 
@@ -146,6 +147,32 @@ impl NativeWindow {
     }
 }
 
+impl GuestMemory for NativeWindow {
+    type Fault = WindowError;
+
+    fn read(&self, at: PhysAddr, into: &mut [u8]) -> Result<(), WindowError> {
+        Self::read(self, at, into)
+    }
+
+    fn write(&self, at: PhysAddr, from: &[u8]) -> Result<(), WindowError> {
+        Self::write(self, at, from)
+    }
+
+    fn zero(&self, range: FrameRange) -> Result<(), WindowError> {
+        let (at, len_bytes) = (range.start(), usize::MAX);
+        let len_bytes = usize::try_from(range.bytes()).map_err(|_| WindowError::OutOfRange { at, len_bytes })?;
+        Self::zero(self, at, len_bytes)
+    }
+
+    fn swap_u8(&self, at: PhysAddr, value: u8) -> Result<u8, WindowError> {
+        Self::swap_u8(self, at, value)
+    }
+
+    fn compare_exchange_u64(&self, at: PhysAddr, expected: u64, new: u64) -> Result<u64, WindowError> {
+        Self::compare_exchange_u64(self, at, expected, new)
+    }
+}
+
 /// An access that the window refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum WindowError {
@@ -166,6 +193,15 @@ pub enum WindowError {
 }
 
 impl core::error::Error for WindowError {}
+
+impl coco_part_api::Error for WindowError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::OutOfRange { .. } => ErrorKind::OutOfRange,
+            Self::Misaligned { .. } => ErrorKind::Misaligned,
+        }
+    }
+}
 
 /// Bytes from `linear` up to the next multiple of 8.
 const fn misaligned_head(linear: usize) -> usize {

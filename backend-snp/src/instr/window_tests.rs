@@ -96,6 +96,31 @@ fn refuses_whatever_leaves_the_window_and_touches_nothing() {
 }
 
 #[test]
+fn a_window_is_guest_memory_and_says_what_kind_of_error_it_is() {
+    use coco_part_api::{Error, GuestMemory};
+
+    fn kinds<M: GuestMemory>(memory: &M) -> [Option<ErrorKind>; 5] {
+        let out = at(LEN);
+        let pages = FrameRange::new(out, 0x1000).expect("a page");
+        [
+            memory.read(out, &mut [0]).err().map(|error| error.kind()),
+            memory.write(out, &[0]).err().map(|error| error.kind()),
+            memory.zero(pages).err().map(|error| error.kind()),
+            memory.swap_u8(out, 0).err().map(|error| error.kind()),
+            memory.compare_exchange_u64(at(1), 0, 0).err().map(|error| error.kind()),
+        ]
+    }
+
+    let memory = Memory::new();
+    let window = memory.window();
+    let out = Some(ErrorKind::OutOfRange);
+    assert_eq!(kinds(&window), [out, out, out, out, Some(ErrorKind::Misaligned)]);
+    window.write(at(0x1000), &[0x55; 0x1000]).expect("inside");
+    GuestMemory::zero(&window, FrameRange::new(at(0x1000), 0x1000).expect("a page")).expect("inside");
+    assert!(all(&window).iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn swap_returns_the_old_byte() {
     let memory = Memory::new();
     let window = memory.window();
