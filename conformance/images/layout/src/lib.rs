@@ -50,6 +50,10 @@ pub const RESULT_PORT: u16 = 0xf4;
 /// Port of marks: at each byte, its number, the counters so far are printed.
 pub const MARK_PORT: u16 = 0xf5;
 
+mod guest_start;
+
+pub use guest_start::GuestStart;
+
 /// What the monitor is told about the guest that the file brings along. Little endian, at the start of [`GUEST_IMAGE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestImage {
@@ -57,7 +61,7 @@ pub struct GuestImage {
     pub first: u64,
     /// First byte behind it, page aligned; equal to `first` if there is no guest.
     pub end: u64,
-    /// First instruction, 64-bit code.
+    /// First instruction, 64-bit code. [`GuestStart`] says what it finds.
     pub entry: u64,
 }
 
