@@ -1,0 +1,26 @@
+//! A bare-metal guest that the monitor starts at VMPL2.
+//!
+//! | file | what |
+//! |---|---|
+//! | `entry` | the first instruction |
+//! | `start` | memory, page tables, level, way to monitor and host |
+//! | `program` | what it shows |
+//!
+//! [`image_layout::GuestStart`] says what it begins with.
+
+#![no_std]
+#![no_main]
+
+mod entry;
+mod program;
+mod start;
+
+use core::panic::PanicInfo;
+
+use image_runtime::{end, println};
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    println!("{info}");
+    end::terminate(start::PANIC)
+}

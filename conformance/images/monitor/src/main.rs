@@ -1,0 +1,35 @@
+//! The monitor as an image that boots at VMPL0 of an SNP guest.
+//!
+//! | file | what |
+//! |---|---|
+//! | `entry` | from the launch VMSA to 64-bit mode, with the C-bit verified |
+//! | `own` | memory that the monitor validates for itself |
+//! | `start` | everything that is kept, and the final page tables |
+//! | `serve` | one vCPU: backend, console, guest |
+//! | `guest` | the guest's pages and its first registers |
+//! | `reason` | why the guest is ended |
+//!
+//! On the console there is nothing that a guest wrote. [`image_layout`] says where everything lies.
+
+#![no_std]
+#![no_main]
+
+mod entry;
+mod guest;
+mod own;
+mod reason;
+mod serve;
+mod start;
+
+use core::panic::PanicInfo;
+
+use image_runtime::{end, println};
+
+/// Says where; the message is left out, as it may hold values of the guest.
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    if let Some(at) = info.location() {
+        println!("panic at {}:{}", at.file(), at.line());
+    }
+    end::terminate(reason::PANIC)
+}

@@ -1,0 +1,72 @@
+//! A vCPU's way to the devices of the host: the console, the port of the result, and the interrupt controller.
+
+use backend_snp::SnpError;
+use backend_snp::host::{GhcbPage, PortAccess, PortSize, Segment};
+use backend_snp::instr::{NativePort, NativeWindow};
+use coco_part_api::VcpuId;
+use image_layout::{CONSOLE_PORT, RESULT_PORT};
+use x86_64::structures::paging::PhysFrame;
+
+use crate::vcpu::PerVcpu;
+
+/// The interrupt command register of the x2APIC (24593, x2APIC registers).
+const ICR: u32 = 0x830;
+/// The end-of-interrupt register of the x2APIC.
+const EOI: u32 = 0x80b;
+/// The vector by which vCPUs wake each other: any above the exceptions.
+const WAKE: u64 = 0xf2;
+
+/// A GHCB page and the port to go to the host with it.
+#[derive(Debug)]
+pub struct Link {
+    port: NativePort,
+    page: GhcbPage<NativeWindow>,
+}
+
+/// The link of each vCPU.
+pub static LINKS: PerVcpu<Link> = PerVcpu::new();
+
+impl Link {
+    /// Opens the link over this vCPU's GHCB page, which is shared already. It may be the one that the backend uses: neither
+    /// begins a request before the other one's is over.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::register`].
+    pub fn open(mut port: NativePort, shared: NativeWindow, at: PhysFrame) -> Result<Self, SnpError> {
+        let page = GhcbPage::register(&mut port, shared, at)?;
+        Ok(Self { port, page })
+    }
+
+    /// Writes bytes to the console.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::port_out_string`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnpError> {
+        let console = PortAccess::new(CONSOLE_PORT, PortSize::Byte);
+        self.page.port_out_string(&mut self.port, console, Segment::Ds, bytes)
+    }
+
+    /// Ends the guest with a result, 0 for success.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::port_out`]. After a success the host did not end the guest.
+    pub fn end(&mut self, result: u8) -> Result<(), SnpError> {
+        self.page.port_out(&mut self.port, PortAccess::new(RESULT_PORT, PortSize::Byte), result.into())
+    }
+
+    /// Has the host interrupt a vCPU.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::write_msr`].
+    pub fn wake(&mut self, who: VcpuId) -> Result<(), SnpError> {
+        self.page.write_msr(&mut self.port, ICR, u64::from(who.0) << 32 | WAKE)
+    }
+
+    /// Tells the interrupt controller that an interrupt was taken.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::write_msr`].
+    pub fn end_of_interrupt(&mut self) -> Result<(), SnpError> {
+        self.page.write_msr(&mut self.port, EOI, 0)
+    }
+}
