@@ -9,7 +9,7 @@ const STACK_BYTES: usize = 0x4000;
 
 global_asm!(
     r#"
-    .pushsection .bss.boot, "aw", @nobits
+    .pushsection .boot_bss, "aw", @nobits
     .balign 4096
     boot_stack:     .skip {stack_bytes}
     boot_stack_end:

@@ -42,13 +42,17 @@ const fn request(code: u8) -> u32 {
 
 global_asm!(
     r#"
-    .pushsection .bss.boot, "aw", @nobits
+    .pushsection .boot_bss, "aw", @nobits
     .balign 4096
     boot_root:      .skip 4096
     boot_gibs:      .skip 4096
     boot_pages:     .skip 4096
     boot_stack:     .skip {stack_bytes}
     boot_stack_end:
+    .popsection
+
+    .pushsection .bss.boot_numbers, "aw", @nobits
+    .balign 8
     boot_numbers:   .skip 8
     .popsection
 

@@ -15,7 +15,7 @@ use image_runtime::paging::{CBit, Table};
 use image_runtime::space::Space;
 use image_runtime::vcpu::{self, VCPUS};
 use image_runtime::{cpu, end, println};
-use l1_monitor::{Ledger, Limits, Monitor, Outcome, SetupError, Shared, State, Storage};
+use l1_monitor::{Ledger, Limits, Monitor, Outcome, SetupError, Shared, State, Stop, Storage};
 use spin::{Mutex, Once};
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
@@ -180,7 +180,7 @@ pub(crate) fn step(step: &'static str) -> impl Fn(SetupError<SnpError>) -> Start
 fn run(world: &World, monitor: &mut Vcpu) -> ! {
     let code = loop {
         match monitor.run() {
-            Outcome::Stopped(stop) => log::info!("the guest's vCPU here has stopped: {stop:?}"),
+            Outcome::Stopped(stop) => log::info!("the guest's vCPU here has stopped: {}", why(stop)),
             Outcome::HostGaveUp => break reason::HOST_GAVE_UP,
             Outcome::Dead => break reason::DEAD,
         }
@@ -188,6 +188,19 @@ fn run(world: &World, monitor: &mut Vcpu) -> ! {
     world.storage.declare_dead();
     println!("the monitor ends with reason {code:#x}");
     monitor.backend().terminate(reason(code))
+}
+
+/// Why the guest's part on a vCPU is over.
+const fn why(stop: Stop) -> &'static str {
+    match stop {
+        Stop::Shutdown => "it shut itself down",
+        Stop::Msr => "a register that it does not have",
+        Stop::NotCompleted => "an instruction that could not be completed",
+        Stop::Memory => "memory that does not answer",
+        Stop::HostCall => "a request to the host",
+        Stop::Other { .. } => "an exit that nobody serves",
+        Stop::StateLost => "its state cannot be reached any more",
+    }
 }
 
 /// The processor as the monitor sees it: wake-ups go through the host, waiting is HLT.

@@ -55,16 +55,6 @@ pub unsafe fn begin(id: VcpuId, exception_stack: VirtAddr) -> bool {
     true
 }
 
-/// Moves the stack for exceptions of this vCPU.
-///
-/// # Safety
-/// As [`begin`].
-pub unsafe fn move_exception_stack(to: VirtAddr) {
-    if let Some(state) = current().and_then(|id| TASKS.get(id.index())) {
-        set_exception_stack(state, to);
-    }
-}
-
 fn set_exception_stack(state: &TaskState, end: VirtAddr) {
     // Low half, high half.
     let halves = [end.as_u64() as u32, (end.as_u64() >> 32) as u32];
