@@ -78,10 +78,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Verifies all reports, and gives a line for each.
-    ///
-    /// # Errors
-    /// One sentence for the first that is refused, after lines about it; or there is none at all and one is needed.
+    /// Verifies all reports. Gives lines to show, and one sentence if one is refused or not whole, or none came and one is
+    /// needed.
     pub(super) fn verify(&self, launch: Launch, is_needed: bool) -> (Vec<String>, Result<(), String>) {
         let mut lines = Vec::new();
         if let Some(fault) = &self.fault {

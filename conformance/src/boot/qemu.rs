@@ -104,8 +104,8 @@ impl Qemu {
     pub(super) fn start(qemu: &Path, start: &Start<'_>, timeout: Duration) -> Result<Self, String> {
         let (sender, events) = sync_channel(WAITING);
         let interrupted = sender.clone();
-        // A second handler in one process is refused; the first one's run is over then.
-        let _ = ctrlc::set_handler(move || drop(interrupted.try_send(Event::Interrupted)));
+        // It runs in a thread of its own, so it may wait. A second one is refused, and the first one's run is over then.
+        let _ = ctrlc::set_handler(move || drop(interrupted.send(Event::Interrupted)));
         let mut command = start.command(qemu);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let deadline = Instant::now() + timeout;

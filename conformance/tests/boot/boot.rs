@@ -337,12 +337,19 @@ fn start(boot: &Boot, script: &str, pids: &str) -> Child {
     child
 }
 
+/// The same, and it writes without end.
+fn flood(pids: &str) -> String {
+    format!("while :; do echo x; done & {}", endless(pids))
+}
+
 #[test]
 fn a_signal_ends_qemu_with_the_command() {
-    for signal in ["-TERM", "-INT", "-HUP"] {
+    for (signal, script) in
+        [("-TERM", endless as fn(&str) -> String), ("-INT", endless), ("-HUP", endless), ("-TERM", flood)]
+    {
         let boot = Boot::new(&format!("signal{signal}"));
         let pids = boot.0.path("pids");
-        let child = start(&boot, &endless(&pids), &pids);
+        let child = start(&boot, &script(&pids), &pids);
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(5), "{signal}");
@@ -355,7 +362,7 @@ fn a_signal_ends_qemu_with_the_command() {
 fn a_reader_that_goes_away_ends_qemu_with_the_command() {
     let boot = Boot::new("pipe");
     let pids = boot.0.path("pids");
-    let mut child = start(&boot, &format!("while :; do echo x; done & {}", endless(&pids)), &pids);
+    let mut child = start(&boot, &flood(&pids), &pids);
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5));
