@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
-use crate::cpu::{Cpu, apic};
+use crate::cpu::{self, Cpu, apic};
 use crate::ending::{Ending, end};
 use crate::frames::{self, Page};
 use crate::options::Options;
@@ -33,6 +33,11 @@ const START_MAGIC: u32 = 0x336e_c578;
 /// Seconds without an exit after which a guest counts as stuck.
 pub(crate) static WATCHDOG: AtomicU64 = AtomicU64::new(20);
 
+/// Seconds after which the run ends whatever it does; 0 for never.
+pub(crate) static LIMIT: AtomicU64 = AtomicU64::new(0);
+/// When it began, by the clock.
+pub(crate) static STARTED: AtomicU64 = AtomicU64::new(0);
+
 /// The first Rust code of every processor.
 #[unsafe(no_mangle)]
 extern "C" fn main(argument: u64) -> ! {
@@ -42,12 +47,15 @@ extern "C" fn main(argument: u64) -> ! {
     heap::init();
     apic::silence_legacy();
     let mut cpu = Cpu::start(apic::id());
+    cpu::calibrate();
     let (line, image) = given(argument);
     let options = match Options::parse(&line) {
         Ok(options) => options,
         Err(sentence) => end(Ending::Refused, format_args!("{sentence}")),
     };
     WATCHDOG.store(options.watchdog, Ordering::Relaxed);
+    LIMIT.store(options.limit, Ordering::Relaxed);
+    STARTED.store(cpu::now(), Ordering::Relaxed);
     let machine = match load::launch(&options, &image) {
         Ok(machine) => machine,
         Err(sentence) => end(Ending::Refused, format_args!("{sentence}")),

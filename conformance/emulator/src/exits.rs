@@ -109,7 +109,10 @@ impl Exited<'_> {
                 self.step(Op::Cpuid { leaf, subleaf }, 2, |_, _| {});
             }
             code::IOIO => self.port(exit.info1),
-            code::HLT => self.step(Op::Hlt, 0, |_, _| {}),
+            code::HLT => {
+                self.cpu.is_idle = true;
+                self.step(Op::Hlt, 0, |_, _| {});
+            }
             code::CR0_WRITE => self.cr0(),
             code::VMRUN | code::VMLOAD..=code::SKINIT => self.cpu.inject(INVALID_OPCODE),
             code::SHUTDOWN => {

@@ -1,4 +1,4 @@
-//! What the command line of the kernel says: `vcpus=N host=NAME trace watchdog=SECONDS`.
+//! What the command line of the kernel says: `vcpus=N host=NAME trace watchdog=SECONDS limit=SECONDS`.
 
 use alloc::format;
 use alloc::string::String;
@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) trace: bool,
     /// Seconds without an exit of a guest after which it counts as stuck.
     pub(crate) watchdog: u64,
+    /// Seconds after which the run ends whatever it does; 0 for never.
+    pub(crate) limit: u64,
 }
 
 impl Options {
@@ -27,7 +29,7 @@ impl Options {
     /// # Errors
     /// One sentence.
     pub(crate) fn parse(line: &str) -> Result<Self, String> {
-        let mut options = Self { vcpus: 1, host: Policy::Honest, trace: false, watchdog: 20 };
+        let mut options = Self { vcpus: 1, host: Policy::Honest, trace: false, watchdog: 20, limit: 0 };
         for word in line.split_ascii_whitespace() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             match name {
@@ -37,15 +39,18 @@ impl Options {
                 }
                 "host" => options.host = policy(value).ok_or_else(|| format!("host={value}: no such policy"))?,
                 "trace" => options.trace = true,
-                "watchdog" => {
-                    let seconds = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
-                    options.watchdog = seconds.ok_or_else(|| format!("watchdog={value}: seconds from 1 to 3600"))?;
-                }
+                "watchdog" => options.watchdog = seconds(word, value)?,
+                "limit" => options.limit = seconds(word, value)?,
                 _ => return Err(format!("unknown option {name}")),
             }
         }
         Ok(options)
     }
+}
+
+fn seconds(word: &str, value: &str) -> Result<u64, String> {
+    let seconds = value.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.ok_or_else(|| format!("{word}: seconds from 1 to 3600"))
 }
 
 fn policy(name: &str) -> Option<Policy> {

@@ -1,20 +1,17 @@
 //! The loop of each processor: the host while nothing runs, the guest until it exits, and so on.
 
-use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 
 use machine::vmsa::read_u64;
 use machine::{HostStep, Stop, Vcpu, vmsa};
 
-use crate::boot::WATCHDOG;
-use crate::cpu::{self, Cpu, now};
+use crate::boot::{LIMIT, STARTED, WATCHDOG};
+use crate::console::say;
+use crate::cpu::{self, Cpu, now, ticks_per_second};
 use crate::ending::{Ending, end};
 use crate::exits;
 use crate::guest::is_paged;
 use crate::world::{WORLD, World};
-
-/// Ticks of a second of QEMU's clock.
-const SECOND: u64 = 1_000_000_000;
 
 /// RFLAGS: IF.
 const IF: u64 = 1 << 9;
@@ -24,13 +21,17 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
     let Some(shared) = WORLD.get() else { end(Ending::Broken, format_args!("a processor started too early")) };
     let vcpu = Vcpu(cpu.id);
     loop {
+        if core::mem::take(&mut cpu.is_idle) {
+            cpu::wait(cpu.id);
+        }
         let mut world = shared.lock();
+        within_limit(&mut world);
         if world.machine.running(vcpu).is_none() {
             if !world.machine.host_ready(vcpu) {
                 world.put_extended_away(cpu);
                 everybody_waits(&mut world);
                 drop(world);
-                (0..1000).for_each(|_| spin_loop());
+                cpu::wait(cpu.id);
                 continue;
             }
             let writer = world.machine.exit_info(vcpu).map(|exit| exit.vmpl);
@@ -103,10 +104,32 @@ fn stopped(world: &mut World, vcpu: Vcpu, stop: Stop) -> ! {
     }
 }
 
+/// Ends the run if it has taken too long altogether.
+fn within_limit(world: &mut World) {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    if limit == 0 || now().wrapping_sub(STARTED.load(Ordering::Relaxed)) <= limit.saturating_mul(ticks_per_second()) {
+        return;
+    }
+    world.flush();
+    for vcpu in (0..world.machine.config().vcpus).map(Vcpu) {
+        let id = vcpu.0;
+        match world.machine.running_vmpl(vcpu).zip(world.machine.registers(vcpu)) {
+            Some((vmpl, registers)) => {
+                say(format_args!("vCPU {id} is at VMPL{vmpl}, RIP {:#x}", read_u64(registers, vmsa::RIP)));
+            }
+            None => match world.machine.exit_info(vcpu) {
+                Some(exit) => say(format_args!("vCPU {id} is with the host since it left VMPL{}", exit.vmpl)),
+                None => say(format_args!("vCPU {id} was never entered")),
+            },
+        }
+    }
+    end(Ending::Watchdog, format_args!("the guest gave no result within {limit} s"))
+}
+
 /// Ends the run if a guest has run for too long without an exit.
 pub(crate) fn watch(world: &mut World, cpu: &Cpu, vmpl: u8) {
     let seconds = WATCHDOG.load(Ordering::Relaxed);
-    if now().wrapping_sub(cpu.last_exit) > seconds.saturating_mul(SECOND) {
+    if now().wrapping_sub(cpu.last_exit) > seconds.saturating_mul(ticks_per_second()) {
         let rip = world.machine.registers(Vcpu(cpu.id)).map_or(0, |registers| read_u64(registers, vmsa::RIP));
         world.flush();
         let id = cpu.id;

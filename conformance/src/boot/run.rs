@@ -19,6 +19,10 @@ use crate::cli::output;
 const MOST_CPUS: u32 = 8;
 /// Seconds without an exit of the guest after which the emulator ends the run; fewer where the whole run has less time.
 const WATCHDOG_S: u64 = 20;
+/// Seconds that the emulator ends before QEMU is killed.
+const MARGIN_S: u64 = 2;
+/// Most that the emulator takes as its limit.
+const MOST_LIMIT_S: u64 = 3600;
 
 /// Exit status: the guest's result is not 0, its report is missing or refused, or a rule of the machine was broken.
 const FAILURE: u8 = 1;
@@ -95,7 +99,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     };
     let trace = if arguments.trace.is_some() { " trace" } else { "" };
     let watchdog = (arguments.timeout / 2).clamp(1, WATCHDOG_S);
-    let options = format!("vcpus={} host={} watchdog={watchdog}{trace}", arguments.cpus, arguments.host);
+    // The emulator ends first, because it knows where each vCPU is.
+    let limit = arguments.timeout.saturating_sub(MARGIN_S).clamp(1, MOST_LIMIT_S);
+    let (cpus, host) = (arguments.cpus, &arguments.host);
+    let options = format!("vcpus={cpus} host={host} watchdog={watchdog} limit={limit}{trace}");
     let start = Start {
         emulator: &emulator,
         image: &image.path,

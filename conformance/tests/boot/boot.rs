@@ -79,7 +79,7 @@ fn qemu_gets_the_files_and_options_and_never_kvm() {
     let lines: Vec<&str> = done.stdout.lines().collect();
     let follows = |name: &str, value: &str| lines.windows(2).any(|pair| pair == [name, value]);
     assert!(follows("-kernel", &boot.0.path("emulator")) && follows("-initrd", &boot.0.path("image")));
-    assert!(follows("-append", "vcpus=2 host=never-switch watchdog=4 trace"), "{lines:?}");
+    assert!(follows("-append", "vcpus=2 host=never-switch watchdog=4 limit=7 trace"), "{lines:?}");
     assert!(follows("-smp", "2") && follows("-accel", "tcg,thread=multi") && follows("-serial", "stdio"));
     assert!(follows("-serial", &format!("file:{trace}")));
     assert!(!done.stdout.contains("kvm"));

@@ -12,6 +12,7 @@ const ICR_LOW: u64 = 0x300;
 const ICR_HIGH: u64 = 0x310;
 const LVT_TIMER: u64 = 0x320;
 const TIMER_COUNT: u64 = 0x380;
+const TIMER_CURRENT: u64 = 0x390;
 const TIMER_DIVIDE: u64 = 0x3e0;
 
 /// Vector of the timer.
@@ -20,7 +21,7 @@ const TIMER: u32 = 0x20;
 const KICK: u32 = 0x21;
 /// LVT: periodic.
 const PERIODIC: u32 = 1 << 17;
-/// Ticks of one period: 1 ms of QEMU's 1 GHz clock, which is how late a timer of a guest may be.
+/// Ticks of one period: 1 ms of QEMU's 1 GHz bus, which is how late a timer of a guest may be.
 const PERIOD: u32 = 1_000_000;
 /// ICR: INIT and startup, asserted.
 const INIT: u32 = 0x4500;
@@ -48,6 +49,21 @@ pub(crate) fn enable() {
     write(TIMER_DIVIDE, 0xb);
     write(LVT_TIMER, TIMER | PERIODIC);
     write(TIMER_COUNT, PERIOD);
+}
+
+/// Lets so many milliseconds pass, by the timer.
+pub(crate) fn spend_ms(milliseconds: u64) {
+    for _ in 0..milliseconds {
+        // The count goes down and begins anew.
+        let mut before = read(TIMER_CURRENT);
+        loop {
+            let now = read(TIMER_CURRENT);
+            if now > before {
+                break;
+            }
+            before = now;
+        }
+    }
 }
 
 /// Masks the old interrupt controllers, which the boot loader left on.

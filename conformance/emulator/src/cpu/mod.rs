@@ -6,7 +6,7 @@ mod vmcb;
 mod xsave;
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use x86_64::registers::model_specific::Msr;
 
@@ -19,11 +19,15 @@ pub(crate) use xsave::Extended;
 const HSAVE: u32 = 0xc001_0117;
 /// Where a VMSA has its general registers, by number; RAX and RSP stand elsewhere.
 const GENERAL: usize = 0x300;
+/// How long the clock is measured.
+const MEASURED_MS: u64 = 10;
 /// Most processors.
 pub(crate) const MOST: usize = 8;
 
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 static IN_GUEST: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
+static WAITS: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
+static TICKS_PER_MS: AtomicU64 = AtomicU64::new(1_000_000);
 
 /// How many processors have started.
 pub(crate) fn started() -> usize {
@@ -44,11 +48,34 @@ pub(crate) fn drive_out_others(me: u8) {
     }
 }
 
-/// Makes a processor leave its guest soon, if it is in one.
+/// Makes a processor leave its guest soon, if it is in one, or ends its wait.
 pub(crate) fn kick(id: u8) {
-    if IN_GUEST.get(usize::from(id)).is_some_and(|in_guest| in_guest.load(Ordering::SeqCst)) {
+    let is = |flags: &[AtomicBool; MOST]| flags.get(usize::from(id)).is_some_and(|flag| flag.load(Ordering::SeqCst));
+    if is(&IN_GUEST) || is(&WAITS) {
         apic::kick(id);
     }
+}
+
+/// Waits until the next tick, or until somebody kicks this processor.
+pub(crate) fn wait(id: u8) {
+    let flag = WAITS.get(usize::from(id));
+    let set = |waits| flag.into_iter().for_each(|flag| flag.store(waits, Ordering::SeqCst));
+    set(true);
+    // SAFETY: our interrupts have a handler that changes nothing; they are off again afterwards.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+    set(false);
+}
+
+/// Measures the clock once, on the first processor.
+pub(crate) fn calibrate() {
+    let before = now();
+    apic::spend_ms(MEASURED_MS);
+    TICKS_PER_MS.store((now().wrapping_sub(before) / MEASURED_MS).max(1), Ordering::Relaxed);
+}
+
+/// Ticks of the clock in a second.
+pub(crate) fn ticks_per_second() -> u64 {
+    TICKS_PER_MS.load(Ordering::Relaxed).saturating_mul(1000)
 }
 
 /// What made a guest exit.
@@ -75,6 +102,8 @@ pub(crate) struct Cpu {
     general: [u64; 16],
     /// TSC at the last exit that was no interrupt.
     pub(crate) last_exit: u64,
+    /// The guest executed HLT and nothing has come since.
+    pub(crate) is_idle: bool,
     /// The VMSA whose extended state is in the registers.
     pub(crate) extended: Option<u64>,
 }
@@ -90,7 +119,7 @@ impl Cpu {
         unsafe { asm!("vmsave rax", in("rax") own, options(nostack)) };
         apic::enable();
         STARTED.fetch_add(1, Ordering::SeqCst);
-        Self { id, vmcb: Vmcb::new(), own, general: [0; 16], last_exit: now(), extended: None }
+        Self { id, vmcb: Vmcb::new(), own, general: [0; 16], last_exit: now(), is_idle: false, extended: None }
     }
 
     /// Takes the state of a VMSA, and the nested tables to run it under.
@@ -210,7 +239,7 @@ impl Cpu {
     }
 }
 
-/// Ticks of QEMU's clock, 1 GHz.
+/// The clock: ticks of a speed that is QEMU's choice.
 pub(crate) fn now() -> u64 {
     // SAFETY: reads a counter.
     unsafe { core::arch::x86_64::_rdtsc() }
