@@ -10,9 +10,13 @@
 
 #![no_std]
 #![no_main]
+#![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
 mod entry;
+#[allow(unsafe_code)]
 mod program;
+#[allow(unsafe_code)]
 mod start;
 
 use core::panic::PanicInfo;

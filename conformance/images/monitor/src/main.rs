@@ -13,12 +13,17 @@
 
 #![no_std]
 #![no_main]
+#![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
 mod entry;
 mod guest;
+#[allow(unsafe_code)]
 mod own;
 mod reason;
+#[allow(unsafe_code)]
 mod serve;
+#[allow(unsafe_code)]
 mod start;
 
 use core::panic::PanicInfo;

@@ -133,7 +133,8 @@ unsafe extern "C" {
     static return_entry: u8;
 }
 
-/// Has `handler` called for every exception but #HV and NMI, from now on and on every vCPU that [loads](load) the table.
+/// Has `handler` called for every exception but #HV and NMI, from now on, on every vCPU that has
+/// [begun](crate::vcpu::begin).
 pub fn install(handler: Handler) {
     HANDLER.call_once(|| handler);
     let [exceptions, interrupt, back] =
