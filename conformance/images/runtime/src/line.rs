@@ -62,7 +62,6 @@ mod tests {
         let mut lines = Lines::new(|piece: &[u8]| found.push(String::from_utf8(piece.to_vec()).unwrap()));
         texts.iter().for_each(|text| lines.write_str(text).unwrap());
         lines.finish();
-        drop(lines);
         found
     }
 
