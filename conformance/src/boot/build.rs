@@ -45,6 +45,10 @@ impl Workspace {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(root).args(["build", "--release", "--locked", "--target", TARGET]);
         cargo.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(&target);
+        // Programs tell places in their source; where that lies here must not be part of what is measured.
+        let places = [(root.to_path_buf(), "."), (cargo_home(), "cargo")];
+        let flags = places.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+        cargo.arg("--config").arg(format!("target.{TARGET}.rustflags={flags:?}"));
         // The flags for bare metal stand in .cargo/config.toml; those of the environment would replace them.
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(|name| name.ends_with("RUSTFLAGS")) {
@@ -57,6 +61,12 @@ impl Workspace {
         }
         Ok(target.join(TARGET).join("release"))
     }
+}
+
+/// Where cargo keeps the sources of dependencies.
+fn cargo_home() -> PathBuf {
+    let home = || env::home_dir().unwrap_or_default().join(".cargo");
+    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
 }
 
 /// The root of this workspace.
