@@ -17,6 +17,9 @@ use x86_64::structures::paging::PhysFrame;
 
 use crate::start::{EXCEPTION, Guest, Machine, Stop, range};
 
+/// Where all memory can be executed: nowhere.
+pub(crate) const CODE: Option<VirtAddr> = None;
+
 /// Bytes of a report.
 const REPORT: usize = 1184;
 /// Bytes that are validated to be looked at, in large pages where the machine has some.

@@ -134,7 +134,9 @@ fn assemble(start: GuestStart) -> Result<(&'static mut Machine, VirtAddr), Stop>
 
     // Own memory is mapped at its own addresses in small pages, so that each part has its rights.
     let small_tables = 2 + (start.free_end - GUEST).div_ceil(0x20_0000) + 1;
-    let tables = arena.take(1 + small_tables + space::tables(ram_end)).ok_or(Stop::Memory("page tables"))?;
+    let code_tables = if program::CODE.is_some() { space::tables(ram_end) } else { 0 };
+    let tables = 1 + small_tables + space::tables(ram_end) + code_tables;
+    let tables = arena.take(tables).ok_or(Stop::Memory("page tables"))?;
     // SAFETY: fresh memory of the arena, which reads as zeros.
     let mut builder = Builder::new(unsafe { objects::tables(tables) }, tables.start(), c_bit);
     let root = builder.root();
@@ -145,6 +147,11 @@ fn assemble(start: GuestStart) -> Result<(&'static mut Machine, VirtAddr), Stop>
     map(&mut builder, range(constants, data)?, Rights::Constants)?;
     map(&mut builder, range(data, end)?, Rights::Data)?;
     space::map(&mut builder, ram_end).map_err(|_| Stop::Memory("page tables"))?;
+    if let Some(at) = program::CODE {
+        let (to, len_bytes) = (PhysAddr::zero(), ram_end.as_u64().next_multiple_of(PageSize::Large.bytes()));
+        let code = Mapping { at, to, len_bytes, size: PageSize::Large, rights: Rights::Code, view: View::Private };
+        builder.map(&code).map_err(|_| Stop::Memory("page tables"))?;
+    }
 
     let stack = take_stack(&mut arena, STACK_FRAMES)?;
     let exception_stack = take_stack(&mut arena, EXCEPTION_STACK_FRAMES)?;

@@ -4,7 +4,7 @@ use backend_snp::SnpError;
 use backend_snp::host::{GhcbPage, PortAccess, PortSize, Segment};
 use backend_snp::instr::{NativePort, NativeWindow};
 use coco_part_api::VcpuId;
-use image_layout::{CONSOLE_PORT, RESULT_PORT};
+use image_layout::{CONSOLE_PORT, MARK_PORT, RESULT_PORT};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::vcpu::PerVcpu;
@@ -52,6 +52,14 @@ impl Link {
     /// As [`GhcbPage::port_out`]. After a success the host did not end the guest.
     pub fn end(&mut self, result: u8) -> Result<(), SnpError> {
         self.page.port_out(&mut self.port, PortAccess::new(RESULT_PORT, PortSize::Byte), result.into())
+    }
+
+    /// Has the counts of instructions written down, with a number.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::port_out`].
+    pub fn mark(&mut self, number: u8) -> Result<(), SnpError> {
+        self.page.port_out(&mut self.port, PortAccess::new(MARK_PORT, PortSize::Byte), number.into())
     }
 
     /// Has the host interrupt a vCPU.

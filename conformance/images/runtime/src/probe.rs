@@ -67,3 +67,70 @@ probe!(cpuid(), "Executes CPUID, leaf 0.", "mov r8, rbx", "xor eax, eax", "xor e
 probe!(read_byte(at), "Reads the byte at a linear address.", "mov al, [rdi]";);
 probe!(pvalidate(at), "Executes PVALIDATE to \"valid\", 4 KiB, at a linear address.",
     "mov rax, rdi", "xor ecx, ecx", "mov edx, 1", "pvalidate";);
+
+/// Registers that an instruction takes, and what it leaves in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// RAX.
+    pub rax: u64,
+    /// RCX.
+    pub rcx: u64,
+    /// RDX.
+    pub rdx: u64,
+    /// RDI, for the address of an access.
+    pub rdi: u64,
+}
+
+/// As [`probe!`], for instructions whose registers count.
+macro_rules! execute {
+    ($name:ident, $doc:literal, $($line:literal),+; $($after:literal)?) => {
+        #[doc = $doc]
+        ///
+        /// `None` if there was no exception. After one the registers are as they were.
+        pub fn $name(registers: &mut Registers) -> Option<Caught> {
+            let go_on = GO_ON.get(vcpu::current()?.index())?;
+            CAUGHT.take();
+            // SAFETY: as for `probe!`.
+            unsafe {
+                asm!(
+                    "lea r10, [rip + 2f]",
+                    "mov [r11], r10",
+                    $($line,)+
+                    "2:",
+                    $($after,)?
+                    inout("r11") go_on.as_ptr() => _,
+                    inout("rax") registers.rax,
+                    inout("rcx") registers.rcx,
+                    inout("rdx") registers.rdx,
+                    inout("rdi") registers.rdi,
+                    clobber_abi("sysv64"),
+                );
+            }
+            go_on.store(0, Ordering::Relaxed);
+            CAUGHT.take()
+        }
+    };
+}
+
+/// Instructions with registers. An access is one of the address in RDI, which the caller has a right to lose or to find changed.
+pub mod with_registers {
+    use super::*;
+
+    execute!(load, "Loads RAX.", "mov rax, [rdi]";);
+    execute!(store, "Stores RAX.", "mov [rdi], rax";);
+    execute!(call, "Calls code that does nothing but return.", "mov r8, rsp", "call rdi"; "mov rsp, r8");
+    execute!(pvalidate, "Executes PVALIDATE.", "pvalidate";);
+    execute!(rmpadjust, "Executes RMPADJUST.", "rmpadjust";);
+    execute!(rmpquery, "Executes RMPQUERY.", ".byte 0xf3, 0x0f, 0x01, 0xfd";);
+    execute!(cpuid, "Executes CPUID; EBX is lost.", "mov r8, rbx", "cpuid"; "mov rbx, r8");
+    execute!(rdmsr, "Executes RDMSR.", "rdmsr";);
+    execute!(wrmsr, "Executes WRMSR.", "wrmsr";);
+    execute!(in_byte, "Executes IN of a byte.", "in al, dx";);
+    execute!(out_byte, "Executes OUT of a byte.", "out dx, al";);
+    execute!(wbinvd, "Executes WBINVD.", "wbinvd";);
+    execute!(invd, "Executes INVD.", "invd";);
+    execute!(rdpmc, "Executes RDPMC.", "rdpmc";);
+    execute!(monitor, "Executes MONITOR.", "monitor";);
+    execute!(mwait, "Executes MWAIT.", "mwait";);
+    execute!(vmmcall, "Executes VMMCALL.", "vmmcall";);
+}
