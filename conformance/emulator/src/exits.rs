@@ -5,7 +5,7 @@ use machine::{Answer, Fault, Op, Outcome, Reach, Regs, Vcpu, msr};
 
 use crate::cpu::{Cpu, Exit, INVALID, now};
 use crate::ending::{Ending, end};
-use crate::guest::insn::{Bytes, Cr0Write, Unknown, is_vmgexit, plain_length};
+use crate::guest::insn::{Bytes, Cr0Write, Unknown, is_invd, is_vmgexit, plain_length};
 use crate::guest::{self, EFER_LMA, EFER_LME, GuestAddress, WalkError, field, general, is_long};
 use crate::nested::C_BIT;
 use crate::run::watch;
@@ -19,6 +19,7 @@ mod code {
     pub(super) const NMI: u64 = 0x61;
     pub(super) const VINTR: u64 = 0x64;
     pub(super) const CPUID: u64 = 0x72;
+    pub(super) const INVD: u64 = 0x76;
     pub(super) const HLT: u64 = 0x78;
     pub(super) const IOIO: u64 = 0x7b;
     pub(super) const MSR: u64 = 0x7c;
@@ -27,6 +28,7 @@ mod code {
     pub(super) const VMMCALL: u64 = 0x81;
     pub(super) const VMLOAD: u64 = 0x82;
     pub(super) const SKINIT: u64 = 0x86;
+    pub(super) const WBINVD: u64 = 0x89;
     pub(super) const NPF: u64 = 0x400;
 }
 
@@ -124,7 +126,8 @@ impl Exited<'_> {
                 let bytes = self.bytes();
                 // At most 15.
                 let length = plain_length(&bytes) as u8;
-                self.step(Op::Intercepted { code: other, info1: exit.info1, length }, 0, |_, _| {});
+                let code = if other == code::WBINVD && is_invd(&bytes) { code::INVD } else { other };
+                self.step(Op::Intercepted { code, info1: exit.info1, length }, 0, |_, _| {});
             }
         }
     }

@@ -69,6 +69,11 @@ pub(crate) fn is_vmgexit(code: &Bytes) -> bool {
     code.begins_with(&[0xf3, 0x0f, 0x01, 0xd9]) || code.begins_with(&[0xf2, 0x0f, 0x01, 0xd9])
 }
 
+/// Whether an exit for WBINVD was INVD, for which QEMU exits so too.
+pub(crate) fn is_invd(code: &Bytes) -> bool {
+    code.begins_with(&[0x0f, 0x08])
+}
+
 /// A write of CR0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cr0Write {
