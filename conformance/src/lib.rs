@@ -3,6 +3,7 @@
 
 pub mod boot;
 pub mod cli;
+pub mod emulated;
 pub mod figures;
 pub mod fuzz;
 mod hex;

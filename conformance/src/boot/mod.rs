@@ -2,10 +2,13 @@
 //!
 //! - [`elf`]: an ELF file as it lies in guest memory.
 //! - [`file`](mod@file): monitor and guest as one file.
-//! - `image`, `run`: the commands `image` and `boot`; `build`, `qemu` and `evidence` are what they need.
+//! - `image`, `run`, `emulated`: the commands `image`, `boot` and `emulated`; `build`, `qemu`, `capture` and `evidence` are
+//!   what they need.
 
 mod build;
+mod capture;
 pub mod elf;
+pub(crate) mod emulated;
 mod evidence;
 pub mod file;
 pub(crate) mod image;

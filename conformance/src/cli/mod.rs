@@ -1,6 +1,6 @@
 //! Arguments, and what each subcommand does.
 
-mod matrix;
+pub(crate) mod matrix;
 pub(crate) mod output;
 mod verify;
 
@@ -114,6 +114,10 @@ enum Command {
     /// 2 if nothing ran, 3 if the guest ended without a result, 4 if it did not get on and was ended, 5 if QEMU or the
     /// emulator failed or was interrupted.
     Boot(boot::run::Arguments),
+    /// Run the cases of a guest's side under the emulator, with real instructions, and compare them with the step machine
+    ///
+    /// The exit status is 0 if no case failed and both agree, 1 if not, 2 if nothing ran.
+    Emulated(boot::emulated::Arguments),
     /// Do a piece of work whose instructions `figures` has counted
     #[command(hide = true)]
     Count {
@@ -158,6 +162,7 @@ pub fn main() -> ExitCode {
                 Err(Trouble { status, sentence }) => failed(status, &sentence),
             };
         }
+        Some(Command::Emulated(arguments)) => boot::emulated::run(&arguments),
         Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };
     match done {

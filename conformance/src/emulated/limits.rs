@@ -1,0 +1,65 @@
+//! What the emulator cannot show, because the processor that QEMU plays does not do it.
+//!
+//! The same table for people is in `conformance/emulator/README.md`; a test looks for every row there.
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Name of the row.
+    pub name: &'static str,
+    /// What cannot be shown.
+    pub text: &'static str,
+    /// Cases by their ids that do not run there for it: of the guest's side, or of the main suite.
+    pub cases: &'static [&'static str],
+}
+
+/// All of them.
+pub const LIMITS: &[Limit] = &[
+    Limit {
+        name: "stale-tlb",
+        text: "a right that was cut is gone at once: each VMRUN and VMEXIT drops all translations of its processor, and \
+               other processors are told by an interrupt, so no vCPU ever uses an old one",
+        cases: &["M5-stale-right-until-flush"],
+    },
+    Limit {
+        name: "user-fetch",
+        text: "nested page tables cannot tell execution at CPL 3 from that at CPL 0: a page with either right can be \
+               executed at both",
+        cases: &[],
+    },
+    Limit {
+        name: "execute-without-read",
+        text: "what can be executed can be read: a nested page table has no right to read of its own",
+        cases: &[],
+    },
+    Limit {
+        name: "fetch-through-the-shared-alias",
+        text: "the architecture fetches privately whatever the C-bit says; there the fetch is a nested page fault",
+        cases: &[],
+    },
+    Limit {
+        name: "shadow-stack",
+        text: "there are no supervisor shadow stacks, so the right to them is not there either",
+        cases: &["M5-shadow-stack-right"],
+    },
+    Limit {
+        name: "vmsa-write",
+        text: "a store into a VMSA that runs always waits; that it may be lost, which the sources leave open, only the step \
+               machine shows",
+        cases: &[],
+    },
+    Limit {
+        name: "oracles",
+        text: "loads and stores run natively, so the oracles about contents of memory see none of them",
+        cases: &["A3-keys-of-others"],
+    },
+];
+
+/// Hosts that act after a number of steps of a guest. On the step machine a load or a store is a step, in the emulator it is none:
+/// counts under them are not compared, results are.
+pub const HOSTS_THAT_COUNT_STEPS: &[&str] = &["spurious-return", "kick-forever"];
+
+/// The row for which a case does not run there.
+pub fn limit(case: &str) -> Option<&'static Limit> {
+    LIMITS.iter().find(|limit| limit.cases.contains(&case))
+}

@@ -1,0 +1,47 @@
+//! Which cases share a boot.
+
+use backend_snp::guest::GuestSide;
+use image_cases::{About, Selection, cases};
+
+use super::bed::ModelBed;
+use crate::snp::{ModelPort, Window};
+
+/// One boot: a host, a number of vCPUs, and the cases that run in it, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// How the host behaves, by its name.
+    pub host: &'static str,
+    /// vCPUs of the VM.
+    pub vcpus: u8,
+    /// Numbers of cases in the list of [`all`].
+    pub cases: Vec<usize>,
+}
+
+impl Boot {
+    /// What its image is told.
+    pub fn selection(&self) -> Selection {
+        self.cases.iter().fold(Selection::NONE, |selection, case| selection.with(*case))
+    }
+}
+
+/// What is known of every case, in the order of the list.
+pub fn all() -> Vec<About> {
+    cases::<GuestSide<ModelPort<'_>, Window<'_>>, ModelBed<'_>>().map(|case| case.about).collect()
+}
+
+/// The boots of the wanted cases that a VM with so many vCPUs can run. Those that share a boot come first.
+pub fn plan(vcpus: u8, wanted: impl Fn(&About) -> bool) -> Vec<Boot> {
+    let all = all();
+    let runs = |about: &About| about.vcpus <= vcpus && wanted(about);
+    let of = |host, cases| Boot { host, vcpus, cases };
+    let numbered = || all.iter().enumerate().filter(|(_, about)| runs(about));
+    let shared: Vec<usize> = numbered().filter(|(_, about)| about.shares_boot()).map(|(number, _)| number).collect();
+    let mut boots: Vec<Boot> = numbered()
+        .filter(|(_, about)| !about.shares_boot())
+        .map(|(number, about)| of(about.host, vec![number]))
+        .collect();
+    if !shared.is_empty() {
+        boots.insert(0, of(image_cases::HONEST, shared));
+    }
+    boots
+}
