@@ -190,7 +190,7 @@ impl<P: GuestPort, B: Bed> Further<P, B> {
         while self.get(word::STOP) == Some(0) {
             let [header, other] = headers;
             self.store(list.wrapping_add(8), entry.wrapping_add(rounds % 2 * 0x1000));
-            self.store(list, if rounds / 2 % 2 == 0 { header } else { other });
+            self.store(list, if (rounds / 2).is_multiple_of(2) { header } else { other });
             rounds = rounds.wrapping_add(1);
         }
         rounds

@@ -302,7 +302,7 @@ fn by_two<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
     let pages = guest.agreed_pages(8)?;
     let list = guest.own(LIST);
     for index in 0..8 {
-        let entry = start(pages) + 0x1000 * index | VALIDATE;
+        let entry = (start(pages) + 0x1000 * index) | VALIDATE;
         let number = give(guest, Task::Entry { list, entry })?;
         let own = guest.entry(entry)?;
         let other = CallResult::from_rax(result(guest, number)?);

@@ -154,7 +154,7 @@ fn other_level<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
         guest.mark();
         refused(guest, "another level", [state, area, SELF], BAD_PARAMETER)?;
         guest.mark();
-        let kept = guest.word(state + offset_of!(Vmsa, vmpl) as u64 & !7)?;
+        let kept = guest.word((state + offset_of!(Vmsa, vmpl) as u64) & !7)?;
         same("the image is still there", kept >> 16 & 0xff, u64::from(level.number()))?;
     }
     pages_are_back(guest)
