@@ -1,7 +1,7 @@
 //! The guest that the file brings along: its pages, its memory from the start, and its first vCPU.
 
 use coco_part_api::range::LARGE;
-use coco_part_api::{BootPage, Context, Error, FrameRange, HasMemory, PageSize};
+use coco_part_api::{BootPage, Context, Error, FrameRange, GuestMemory, HasMemory, PageSize};
 use image_layout::{GUEST_IMAGE, GuestImage, GuestStart, PAGE};
 use image_runtime::link::{LINKS, Link};
 use image_runtime::paging::{Builder, Mapping, Rights, Table, View};
@@ -92,7 +92,10 @@ pub(crate) fn launch(world: &World, monitor: &mut Vcpu) -> Result<(), StartError
         monitor: world.monitor,
     };
     log::info!("guest at level {} begins at {:#x}", monitor.shared().level.number(), image.entry);
-    monitor.start_guest(&launch).map_err(step("start of the guest"))
+    let started = monitor.start_guest(&launch).map_err(step("start of the guest"));
+    #[cfg(feature = "defect")]
+    crate::defect::GUEST_RUNS.store(true, core::sync::atomic::Ordering::Relaxed);
+    started
 }
 
 fn monitor_ledger(monitor: &Vcpu) -> l1_monitor::Ledger<'static> {
@@ -117,8 +120,7 @@ fn write_tables(world: &World, monitor: &mut Vcpu, at: FrameRange, end: u64) -> 
     let memory = monitor.backend().memory();
     for (index, word) in tables.iter().flat_map(Table::bytes).enumerate() {
         let to = PhysAddr::new_truncate(at.start().as_u64() + 8 * index as u64);
-        memory
-            .write(to, &word)
+        GuestMemory::write(&memory, to, &word)
             .map_err(|error| StartError::Guest { step: "writing the guest's page tables", kind: Some(error.kind()) })?;
     }
     Ok(root)

@@ -15,6 +15,8 @@
 #![no_main]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "defect")]
+mod defect;
 #[allow(unsafe_code)]
 mod entry;
 mod guest;

@@ -29,8 +29,24 @@ const LEVEL: GuestLevel = GuestLevel::TWO;
 /// Pages of the launch beside the image, from [`SECRETS`] on.
 const LAUNCH_FRAMES: u64 = 4;
 
+/// Memory as the backend gets it.
+#[cfg(not(feature = "defect"))]
+type Memory = NativeWindow;
+#[cfg(feature = "defect")]
+type Memory = crate::defect::Memory;
+
+/// Makes it of a window.
+#[cfg(not(feature = "defect"))]
+const fn memory(window: NativeWindow) -> Memory {
+    window
+}
+#[cfg(feature = "defect")]
+const fn memory(window: NativeWindow) -> Memory {
+    crate::defect::Memory(window)
+}
+
 /// The monitor on this machine.
-pub(crate) type Vcpu = Monitor<'static, L1<'static, NativePort, NativeWindow>, Own, VCPUS>;
+pub(crate) type Vcpu = Monitor<'static, L1<'static, NativePort, Memory>, Own, VCPUS>;
 
 /// What the vCPUs share.
 pub(crate) struct World {
@@ -116,8 +132,8 @@ fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, StartError> {
     let setup = Setup {
         vcpu: id,
         map: world.all,
-        private,
-        shared,
+        private: memory(private),
+        shared: memory(shared),
         ghcb,
         request: channel(1).ok_or(missing)?,
         response: channel(2).ok_or(missing)?,
@@ -128,6 +144,10 @@ fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, StartError> {
         cpuid: launch_frame(CPUID),
         switch_by: SwitchBy::Page,
     };
+    #[cfg(feature = "own-page-granted")]
+    let mut port = port;
+    #[cfg(feature = "own-page-granted")]
+    crate::defect::grant_own_page(&mut port);
     let l1 = L1::start(port, setup, world.shared).map_err(backend)?;
     LINKS.set(Link::open(link_port, shared, ghcb).map_err(backend)?);
     let view = Shared {
