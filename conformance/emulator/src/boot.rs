@@ -120,7 +120,11 @@ fn start_secondary(id: u8) {
     slot.store(top, Ordering::SeqCst);
     let before = crate::cpu::started();
     apic::start(id, TRAMPOLINE);
+    let begun = cpu::now();
     while crate::cpu::started() == before {
+        if cpu::now().wrapping_sub(begun) > cpu::ticks_per_second().saturating_mul(10) {
+            end(Ending::Refused, format_args!("processor {id} does not start: QEMU needs one for each vCPU"));
+        }
         core::hint::spin_loop();
     }
 }

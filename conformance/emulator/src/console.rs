@@ -46,12 +46,13 @@ pub(crate) struct Line(Vec<u8>);
 impl Line {
     /// Takes a byte that a VMPL wrote, and prints the line once it is whole.
     pub(crate) fn push(&mut self, vmpl: u8, byte: u8) {
-        if byte != b'\n' && self.0.len() < LINE {
+        if byte == b'\n' || self.0.len() >= LINE {
+            self.flush(vmpl);
+        }
+        if byte != b'\n' {
             // Whatever could move the cursor of a terminal is not for it.
             self.0.push(if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'?' });
-            return;
         }
-        self.flush(vmpl);
     }
 
     /// Prints what there is of a line.

@@ -1,7 +1,7 @@
 //! What an exit of a guest means.
 
 use machine::vmsa::{self, read_u64, write_u64};
-use machine::{Answer, Fault, Op, Outcome, Reach, Regs, Vcpu, msr};
+use machine::{Answer, Fault, Op, Outcome, Reach, Reached, Regs, Vcpu, msr};
 
 use crate::cpu::{Cpu, Exit, INVALID, now};
 use crate::ending::{Ending, end};
@@ -110,7 +110,7 @@ impl Exited<'_> {
                 let (leaf, subleaf) = (self.read(vmsa::RAX) as u32, self.read(vmsa::RCX) as u32);
                 self.step(Op::Cpuid { leaf, subleaf }, 2, |_, _| {});
             }
-            code::IOIO => self.port(exit.info1),
+            code::IOIO => self.port(exit),
             code::HLT => {
                 self.cpu.is_idle = true;
                 self.step(Op::Hlt, 0, |_, _| {});
@@ -197,7 +197,11 @@ impl Exited<'_> {
         };
         let vcpu = self.vcpu();
         match self.world.machine.reach(vcpu, gpa, private, reach) {
-            Ok(reached) => self.world.map(self.cpu.id, self.vmpl, gpa, is_in_private_half, reached),
+            Ok(reached) => {
+                // No code runs through the shared half, even where tables are looked for there.
+                let reached = Reached { execute: reached.execute && is_in_private_half, ..reached };
+                self.world.map(self.cpu.id, self.vmpl, gpa, is_in_private_half, reached);
+            }
             Err(outcome) => self.stopped(outcome),
         }
     }
@@ -280,18 +284,10 @@ impl Exited<'_> {
         self.step(Op::Wrmsr(number, value), 2, |_, _| {});
     }
 
-    fn port(&mut self, info: u64) {
-        // Bits 6:4 are one-hot, bits 31:16 the port.
-        let (port, size) = ((info >> 16) as u16, (info >> 4 & 7) as u8);
-        let op = if info & 0xc != 0 {
-            let length = plain_length(&self.bytes()) as u8;
-            Op::Intercepted { code: code::IOIO, info1: info, length }
-        } else if info & 1 != 0 {
-            Op::In { port, size }
-        } else {
-            Op::Out { port, size, value: self.read(vmsa::RAX) as u32 }
-        };
-        self.step(op, 0, |_, _| {});
+    fn port(&mut self, exit: Exit) {
+        // EXITINFO2 is the next RIP; an instruction has at most 15 bytes.
+        let length = exit.info2.wrapping_sub(self.read(vmsa::RIP)) as u8;
+        self.step(Op::Intercepted { code: code::IOIO, info1: exit.info1, length }, 0, |_, _| {});
     }
 
     fn cr0(&mut self) {

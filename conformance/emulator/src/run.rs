@@ -49,12 +49,16 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
         let (is_paged, xcr0) = (is_paged(registers), read_u64(registers, vmsa::XCR0));
         let root = world.tables[usize::from(vmpl)].root(is_paged);
         cpu.load(registers, root);
-        world.switch_extended(cpu, key.vmsa, xcr0);
+        world.switch_extended(cpu, key, xcr0);
         interrupt(&mut world, cpu);
         drop(world);
         let exit = cpu.enter();
         let mut world = shared.lock();
         exits::handle(&mut world, cpu, vmpl, exit);
+        // A liar may run it on another processor next.
+        if world.machine.running(vcpu).is_none() && !world.machine.config().honest_host {
+            world.put_extended_away(cpu);
+        }
         world.settle(cpu.id, None);
     }
 }

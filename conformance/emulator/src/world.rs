@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 
-use machine::{Frames, Machine, PAGE_SIZE, Reached, Vcpu};
+use machine::{Frames, Machine, PAGE_SIZE, Reached, RunKey, Vcpu};
 use spin::{Mutex, Once};
 
 use crate::console::{self, Line};
@@ -28,8 +28,8 @@ pub(crate) struct World {
     is_moved: bool,
     /// Copies of private pages as they look without the C-bit, by system page.
     ciphertexts: BTreeMap<u64, u64>,
-    /// By address of the VMSA.
-    extended: BTreeMap<u64, Box<Extended>>,
+    /// By VMSA; a page that becomes one again is another.
+    extended: BTreeMap<RunKey, Box<Extended>>,
     lines: [Line; 4],
 }
 
@@ -168,13 +168,13 @@ impl World {
     }
 
     /// Puts the extended state of a VMSA into the registers, and that of the one before away.
-    pub(crate) fn switch_extended(&mut self, cpu: &mut Cpu, vmsa: u64, xcr0: u64) {
-        if cpu.extended == Some(vmsa) {
+    pub(crate) fn switch_extended(&mut self, cpu: &mut Cpu, key: RunKey, xcr0: u64) {
+        if cpu.extended == Some(key) {
             return;
         }
         self.put_extended_away(cpu);
-        self.extended.entry(vmsa).or_insert_with(|| Extended::new(xcr0)).restore();
-        cpu.extended = Some(vmsa);
+        self.extended.entry(key).or_insert_with(|| Extended::new(xcr0)).restore();
+        cpu.extended = Some(key);
     }
 
     /// Stores the extended state that is in the registers, so that another processor can have it.

@@ -5,8 +5,8 @@
 //! of a program do. Contents of memory are where its guests see them ([`Frames`]), and registers come and go by
 //! [`Machine::registers_mut`]. What it has cached it drops after each call by [`Machine::take_changes`].
 //!
-//! Two things differ from a program on the step machine: there is no model of stale TLB entries, and the oracles see no loads and
-//! stores.
+//! Three things differ from a program on the step machine: there is no model of stale TLB entries, the oracles see no loads and
+//! stores, and no native access meets an entry that another processor holds (RMP-039).
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -25,6 +25,9 @@ pub trait Frames: fmt::Debug + Sync {
     /// Copies to a page.
     fn write(&self, page: u64, offset: usize, bytes: &[u8]);
 }
+
+/// EXITINFO1 of a level that stores into the VMSA that it runs: nothing that the host could repair.
+const OWN_VMSA: u64 = npf::WRITE | npf::FINAL | npf::PRESENT | npf::RMP | npf::ENC | npf::VMPL;
 
 /// What a native access wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ pub struct Reached {
     pub ciphertext: bool,
     /// Stores are allowed.
     pub write: bool,
-    /// Fetches are allowed, at either CPL.
+    /// Fetches are allowed at one CPL at least; the page does not tell which.
     pub execute: bool,
 }
 
@@ -86,6 +89,11 @@ impl Machine {
         machine
     }
 
+    /// Whether somebody embeds it.
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.rmp.changed.is_some()
+    }
+
     /// The registers of what runs on a vCPU, in the layout of the VMSA; `None` if nothing does.
     pub fn registers(&self, vcpu: Vcpu) -> Option<&PageBytes> {
         Some(&*self.vcpus.get(usize::from(vcpu.0))?.running.as_ref()?.registers)
@@ -109,6 +117,8 @@ impl Machine {
             Reach::Fetch { .. } if !private => {
                 Err(Stopped::nested_fault(npf::FETCH | npf::FINAL | npf::PRESENT | npf::RMP, gpa))
             }
+            // It would wait for itself, for ever.
+            Reach::Write if private && self.runs_at(vcpu, gpa) => Err(Stopped::nested_fault(OWN_VMSA, gpa)),
             _ => self.reach_as(vmpl, gpa, private, reach),
         };
         result.map_err(|stopped| match stopped {
@@ -126,6 +136,11 @@ impl Machine {
                 Outcome::Exit
             }
         })
+    }
+
+    /// Whether a vCPU runs the VMSA in the page of this address.
+    fn runs_at(&self, vcpu: Vcpu, gpa: u64) -> bool {
+        self.running(vcpu).is_some_and(|key| page_of(key.vmsa) == page_of(gpa))
     }
 
     /// The same for a walk in software: what any level may do there, without an effect.

@@ -66,7 +66,8 @@ impl NestedMap {
         self.slots.fill(gpa_page, count, &slot);
     }
 
-    fn note(&mut self, gpa_page: u64, count: u64) {
+    /// Tells an embedder that the mapping of guest pages does not hold any more.
+    pub(crate) fn note(&mut self, gpa_page: u64, count: u64) {
         if let Some(changed) = &mut self.changed {
             changed.push((gpa_page, count));
         }

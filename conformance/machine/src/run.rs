@@ -205,6 +205,8 @@ impl Machine {
         self.keys.insert(key, state);
         let running = Running { key, vmpl, spa_page, registers: image };
         self.vcpus[index].running = Some(running);
+        // Whoever has it mapped for writing meets a fault from now on.
+        self.nested.note(page_of(vmsa_gpa), 1);
         self.vcpus[index].exit = None;
         self.counters.change(vcpu, vmpl, |c| c.vmruns += 1);
         self.trace.push(self.steps, vcpu, None, EventKind::Entered { vmsa: vmsa_gpa, vmpl });

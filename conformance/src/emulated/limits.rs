@@ -23,8 +23,8 @@ pub const LIMITS: &[Limit] = &[
     },
     Limit {
         name: "user-fetch",
-        text: "nested page tables cannot tell execution at CPL 3 from that at CPL 0: a page with either right can be \
-               executed at both",
+        text: "nested page tables cannot tell execution at CPL 3 from that at CPL 0: only the first fetch of a page is \
+               checked for its CPL, and once mapped a page with either right is executed at both",
         cases: &[],
     },
     Limit {
@@ -37,6 +37,19 @@ pub const LIMITS: &[Limit] = &[
         text: "the architecture fetches privately whatever the C-bit says; there the fetch is a nested page fault",
         cases: &[],
     },
+    Limit {
+        name: "tables-in-the-shared-alias",
+        text: "a page table whose address in CR3 or in another table lacks the C-bit is walked privately all the same, and \
+               from then on its page is plaintext for that level through the shared alias",
+        cases: &[],
+    },
+    Limit {
+        name: "unswitched-registers",
+        text: "PKRU and DR0 to DR3 are not switched with a level, CR8 is 0 at each entry, and a #DB that meets an \
+               unmapped page on its way is lost",
+        cases: &[],
+    },
+    Limit { name: "busy-entry", text: "no access meets an RMP entry that another processor holds", cases: &[] },
     Limit {
         name: "shadow-stack",
         text: "there are no supervisor shadow stacks, so the right to them is not there either",

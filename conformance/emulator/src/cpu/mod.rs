@@ -8,6 +8,7 @@ mod xsave;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use machine::RunKey;
 use x86_64::registers::model_specific::Msr;
 
 use crate::frames::Page;
@@ -105,7 +106,7 @@ pub(crate) struct Cpu {
     /// The guest executed HLT and nothing has come since.
     pub(crate) is_idle: bool,
     /// The VMSA whose extended state is in the registers.
-    pub(crate) extended: Option<u64>,
+    pub(crate) extended: Option<RunKey>,
 }
 
 impl Cpu {

@@ -29,7 +29,7 @@ impl Memory<'_> {
         translate(self.world, self.vmpl, registers, linear, write).ok()
     }
 
-    /// A quadword that crosses no page: all tables are aligned to 8.
+    /// A quadword, which may cross a page: the stack pointers of a task state are not aligned.
     fn read(&self, registers: &Registers, linear: u64) -> Option<u64> {
         let mut bytes = [0; 8];
         for (byte, offset) in bytes.iter_mut().zip(0..) {
@@ -39,6 +39,7 @@ impl Memory<'_> {
         Some(u64::from_le_bytes(bytes))
     }
 
+    /// A quadword of a stack that is aligned.
     fn write(&self, registers: &Registers, linear: u64, value: u64) -> Option<()> {
         let GuestAddress { gpa, private } = self.at(registers, linear, true)?;
         self.world.write(self.vmpl, gpa, private, &value.to_le_bytes()).then_some(())

@@ -81,7 +81,8 @@ impl Machine {
             guest_code: code,
             info1,
             info2: gpa,
-            regs: Some(regs),
+            // An embedder's registers are in place, whole; an operation names only what it uses of them.
+            regs: (!self.is_embedded()).then_some(regs),
             length: length.unwrap_or(0),
             ..Leave::plain(exit_code::VC, pending)
         };

@@ -39,7 +39,7 @@ impl Machine {
         if self.host.policy(at.vcpu) == Policy::NoKick {
             return;
         }
-        for vcpu in targets(icr, at.vcpu, self.host.vcpus.len() as u8) {
+        for vcpu in targets(icr, at.owner, self.host.vcpus.len() as u8) {
             let state = self.host.vcpu_mut(vcpu);
             match icr & ICR_MODE {
                 ICR_INIT => state.start = state.on_init.take().or(state.start),

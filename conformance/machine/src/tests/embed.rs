@@ -184,3 +184,32 @@ fn an_unvalidated_page_is_vc_with_its_address() {
     let expected = Err(Outcome::Fault(Fault::Vc { code, gpa: pages[2] }));
     assert_eq!(machine.reach(CPU0, pages[2], true, Reach::Write), expected);
 }
+
+#[test]
+fn a_level_that_stores_into_its_own_vmsa_ends_and_others_have_to_ask_again() {
+    let (mut machine, _) = embedded();
+    machine.take_changes();
+    switch(&mut machine, CPU0, 0);
+    let own = vmsa_of(CPU0, 0);
+    let changes = machine.take_changes();
+    assert_eq!(changes.guest, [(own / PAGE_SIZE, 1)], "nobody keeps it mapped for writing");
+    assert_eq!(machine.reach(CPU0, own, true, Reach::Write), Err(Outcome::Exit));
+    let exit = machine.exit_info(CPU0).expect("it has left");
+    assert_eq!((exit.code, exit.info2), (exit_code::NPF, own));
+    assert!(exit.info1 & crate::rmp::npf::VMPL != 0, "the host does not take it for a spurious fault");
+}
+
+#[test]
+fn a_reflected_instruction_leaves_the_embedders_registers_whole() {
+    let (mut machine, kept) = embedded();
+    let image = vmsa_of(CPU0, 2) / PAGE_SIZE;
+    let features = layout::features::SNP_ACTIVE | layout::features::REFLECT_VC;
+    kept.write(image, layout::SEV_FEATURES, &features.to_le_bytes());
+    switch(&mut machine, CPU0, 2);
+    let registers = machine.registers_mut(CPU0).expect("a VMSA runs");
+    layout::write_u64(registers, layout::RDX, 0x1234_5678_9abc_03f8);
+    assert_eq!(machine.step(CPU0, Op::Wrmsr(0x1b, 7)), Outcome::Exit);
+    let mut saved = [0; 8];
+    kept.read(image, layout::RDX, &mut saved);
+    assert_eq!(u64::from_le_bytes(saved), 0x1234_5678_9abc_03f8);
+}
