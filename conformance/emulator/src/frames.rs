@@ -9,7 +9,7 @@ use spin::Mutex;
 use crate::heap;
 
 /// Bytes of guest RAM, from guest address 0 on.
-pub(crate) const RAM_BYTES: u64 = 128 << 20;
+pub(crate) const RAM_BYTES: u64 = image_layout::RAM_END;
 /// Where it lies in our memory.
 const RAM: u64 = 256 << 20;
 /// First byte behind it.
