@@ -61,7 +61,7 @@ extern "C" fn main(argument: u64) -> ! {
         Err(sentence) => end(Ending::Refused, format_args!("{sentence}")),
     };
     drop(image);
-    WORLD.call_once(|| Mutex::new(World::new(machine)));
+    WORLD.call_once(|| Mutex::new(World::new(machine, options.figures)));
     for id in 1..options.vcpus {
         start_secondary(id);
     }

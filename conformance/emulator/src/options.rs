@@ -1,4 +1,4 @@
-//! What the command line of the kernel says: `vcpus=N host=NAME trace watchdog=SECONDS limit=SECONDS`.
+//! What the command line of the kernel says: `vcpus=N host=NAME trace watchdog=SECONDS limit=SECONDS figures`.
 
 use alloc::format;
 use alloc::string::String;
@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) host: Policy,
     /// Whether events go to the second serial port.
     pub(crate) trace: bool,
+    /// Whether marks say how many ticks each VMPL has run, and the first entry of each VMPL is told.
+    pub(crate) figures: bool,
     /// Seconds without an exit of a guest after which it counts as stuck.
     pub(crate) watchdog: u64,
     /// Seconds after which the run ends whatever it does; 0 for never.
@@ -29,7 +31,7 @@ impl Options {
     /// # Errors
     /// One sentence.
     pub(crate) fn parse(line: &str) -> Result<Self, String> {
-        let mut options = Self { vcpus: 1, host: Policy::Honest, trace: false, watchdog: 20, limit: 0 };
+        let mut options = Self { vcpus: 1, host: Policy::Honest, trace: false, figures: false, watchdog: 20, limit: 0 };
         for word in line.split_ascii_whitespace() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             match name {
@@ -39,6 +41,7 @@ impl Options {
                 }
                 "host" => options.host = policy(value).ok_or_else(|| format!("host={value}: no such policy"))?,
                 "trace" => options.trace = true,
+                "figures" => options.figures = true,
                 "watchdog" => options.watchdog = seconds(word, value)?,
                 "limit" => options.limit = seconds(word, value)?,
                 _ => return Err(format!("unknown option {name}")),

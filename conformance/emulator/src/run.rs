@@ -51,9 +51,11 @@ pub(crate) fn run(cpu: &mut Cpu) -> ! {
         cpu.load(registers, root);
         world.switch_extended(cpu, key, xcr0);
         interrupt(&mut world, cpu);
+        world.is_entered(vmpl);
         drop(world);
         let exit = cpu.enter();
         let mut world = shared.lock();
+        world.has_run(vmpl, cpu);
         exits::handle(&mut world, cpu, vmpl, exit);
         // A liar may run it on another processor next.
         if world.machine.running(vcpu).is_none() && !world.machine.config().honest_host {

@@ -31,12 +31,22 @@ pub(crate) struct World {
     /// By VMSA; a page that becomes one again is another.
     extended: BTreeMap<RunKey, Box<Extended>>,
     lines: [Line; 4],
+    /// For whom wants figures: what each VMPL has run for.
+    figures: Option<[Run; 4]>,
+}
+
+/// What a VMPL has run for, on all processors.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    has_begun: bool,
+    ticks: u64,
 }
 
 impl World {
     /// The world of a machine that is launched.
-    pub(crate) fn new(machine: Machine) -> Self {
+    pub(crate) fn new(machine: Machine, figures: bool) -> Self {
         Self {
+            figures: figures.then(Default::default),
             machine,
             tables: core::array::from_fn(|_| Tables::new()),
             is_moved: false,
@@ -141,6 +151,26 @@ impl World {
         }
     }
 
+    fn figures(&mut self, vmpl: u8) -> Option<&mut Run> {
+        self.figures.as_mut()?.get_mut(usize::from(vmpl))
+    }
+
+    /// A VMPL is about to run on some processor.
+    pub(crate) fn is_entered(&mut self, vmpl: u8) {
+        if let Some(run) = self.figures(vmpl)
+            && !core::mem::replace(&mut run.has_begun, true)
+        {
+            console::say(format_args!("VMPL{vmpl} begins"));
+        }
+    }
+
+    /// A VMPL has run on a processor.
+    pub(crate) fn has_run(&mut self, vmpl: u8, cpu: &Cpu) {
+        if let Some(run) = self.figures(vmpl) {
+            run.ticks = run.ticks.wrapping_add(cpu.ticks);
+        }
+    }
+
     /// Prints what is left of lines.
     pub(crate) fn flush(&mut self) {
         for (vmpl, line) in (0..).zip(&mut self.lines) {
@@ -153,7 +183,14 @@ impl World {
     /// What all levels have executed so far.
     fn counted(&self) -> String {
         let sum = self.machine.total_counters();
-        format!("pvalidate={} rmpadjust={} vmgexit={} vmrun={}", sum.pvalidate, sum.rmpadjust, sum.vmgexit, sum.vmruns)
+        let mut text = format!(
+            "pvalidate={} rmpadjust={} vmgexit={} vmrun={}",
+            sum.pvalidate, sum.rmpadjust, sum.vmgexit, sum.vmruns
+        );
+        for (vmpl, run) in (0..).zip(self.figures.iter().flatten()) {
+            text += &format!(" ticks{vmpl}={}", run.ticks);
+        }
+        text
     }
 
     /// A level said how it ended.

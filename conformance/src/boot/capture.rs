@@ -21,23 +21,45 @@ pub(crate) struct Boot<'a> {
     pub(crate) host: &'a str,
     /// Time that it has.
     pub(crate) timeout: Duration,
+    /// Whether marks tell ticks; and of which clock.
+    pub(crate) figures: Option<Clock>,
+}
+
+/// The clock of QEMU's processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// That of this machine.
+    Time,
+    /// One tick for each instruction. On one processor only.
+    Instructions,
 }
 
 impl Boot<'_> {
-    /// Boots, and gives the lines of the console. A boot that did not end in time has one more line that says so.
+    /// Boots, and gives the lines of the console, each of which goes to `on_line` when it comes. A boot that did not end in time
+    /// has one more line that says so.
     ///
     /// # Errors
     /// One sentence: QEMU is not there or does not start, or somebody ended the run.
-    pub(crate) fn lines(&self) -> Result<Vec<String>, String> {
+    pub(crate) fn follow(&self, mut on_line: impl FnMut(&str)) -> Result<Vec<String>, String> {
         let qemu = qemu::find()?;
-        let options = format!("vcpus={} host={} watchdog={WATCHDOG_S}", self.cpus, self.host);
-        let start =
-            Start { emulator: self.emulator, image: self.image, cpus: self.cpus, options: &options, trace: None };
+        let figures = if self.figures.is_some() { " figures" } else { "" };
+        let options = format!("vcpus={} host={} watchdog={WATCHDOG_S}{figures}", self.cpus, self.host);
+        let start = Start {
+            kernel: self.emulator,
+            image: Some(self.image),
+            cpus: self.cpus,
+            options: &options,
+            trace: None,
+            is_counted: self.figures == Some(Clock::Instructions),
+        };
         let mut running = Qemu::start(&qemu, &start, self.timeout)?;
         let mut lines = Vec::new();
         loop {
             match running.event() {
-                Some(Event::Line(line)) => lines.push(line),
+                Some(Event::Line(line)) => {
+                    on_line(&line);
+                    lines.push(line);
+                }
                 Some(Event::Closed) => break,
                 Some(Event::Interrupted) => return Err("ended by a signal".to_owned()),
                 None => {

@@ -1,29 +1,16 @@
 //! `cargo conformance emulated`: the cases of a guest's side in an image under the emulator, beside the step machine.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use image_cases::Selection;
-use image_layout::{GUEST, MONITOR, RAM_END, SECRETS};
-
-use super::build::{EMULATOR, IMAGES};
-use super::capture;
-use super::elf::Image;
-use super::file::file;
-use super::image::complaint;
+use super::programs::Programs;
 use crate::cli::{matrix, output};
 use crate::emulated::compare::{Depth, compare};
 use crate::emulated::step::{self, Change};
-use crate::emulated::{Boot, CaseRun, LIMITS, Result as CaseResult, all, plan, read};
+use crate::emulated::{CaseRun, LIMITS, Result as CaseResult, all, plan, read};
 use crate::suite::{CaseReport, Outcome, Report};
 
 /// Column of the matrix.
 pub(crate) const NAME: &str = "snp-emulated";
-
-/// Seconds that a boot has, and for every case in it.
-const BOOT_S: u64 = 60;
-const CASE_S: u64 = 5;
 
 /// Which cases run, and where the report goes.
 #[derive(Debug, clap::Args)]
@@ -67,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     let progress = output::progress(boots.len() as u64, NAME);
     let (mut emulated, mut stepped) = (Vec::new(), Vec::new());
     for boot in &boots {
-        let lines = programs.boot(boot)?;
+        let lines = programs.prepare(boot)?.boot(None, |_| ())?;
         if arguments.verbose {
             lines.iter().for_each(|line| println!("{line}"));
         }
@@ -143,82 +130,9 @@ fn report(runs: &[CaseRun], cpus: u8, wanted: impl Fn(&str, &str) -> bool) -> Re
     Report { cases }
 }
 
-/// What boots.
-struct Programs {
-    emulator: PathBuf,
-    monitor: Image,
-    /// The guest as cargo built it: it runs no case.
-    guest: Vec<u8>,
-}
-
-impl Programs {
-    fn build(monitor: Option<&Path>) -> Result<Self, String> {
-        let images = IMAGES.build()?;
-        let emulator = EMULATOR.build()?.join("emulator");
-        let read = |path: &Path| fs::read(path).map_err(|error| complaint(path, &error));
-        let monitor = monitor.map_or_else(|| images.join("monitor"), Path::to_owned);
-        let image = Image::try_new(&read(&monitor)?, MONITOR..SECRETS).map_err(|error| complaint(&monitor, &error))?;
-        Ok(Self { emulator, monitor: image, guest: read(&images.join("suite"))? })
-    }
-
-    /// Boots the monitor with a guest that is told which cases to run.
-    fn boot(&self, boot: &Boot) -> Result<Vec<String>, String> {
-        let mut guest = self.guest.clone();
-        select(&mut guest, &boot.selection())?;
-        let guest = Image::try_new(&guest, GUEST..RAM_END).map_err(|error| format!("the guest: {error}"))?;
-        let igvm = file(&self.monitor, &guest).map_err(|error| format!("no IGVM file can be made: {error}"))?;
-        let path = Scratch(IMAGES.file(&format!("{NAME}-{}.igvm", std::process::id())));
-        fs::write(&path.0, igvm).map_err(|error| complaint(&path.0, &error))?;
-        let timeout = Duration::from_secs(BOOT_S + CASE_S * boot.cases.len() as u64);
-        let (emulator, image) = (self.emulator.as_path(), path.0.as_path());
-        capture::Boot { emulator, image, cpus: boot.vcpus.into(), host: boot.host, timeout }.lines()
-    }
-}
-
-/// A file that goes when it is out of use.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Writes a selection where the guest has it: behind the only magic in the file.
-///
-/// # Errors
-/// One sentence for a file without one.
-fn select(guest: &mut [u8], selection: &Selection) -> Result<(), String> {
-    let magic = Selection::MAGIC.to_le_bytes();
-    let mut places = guest.windows(magic.len()).enumerate().filter(|(_, bytes)| *bytes == magic);
-    let (Some((at, _)), None) = (places.next(), places.next()) else {
-        return Err("the guest is none that runs cases: it has no place for their numbers".to_owned());
-    };
-    let words = selection.words().map(u64::to_le_bytes);
-    let into = guest.get_mut(at + magic.len()..).unwrap_or_default();
-    for (place, word) in into.chunks_exact_mut(8).zip(words) {
-        place.copy_from_slice(&word);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_selection_stands_behind_the_only_magic() {
-        let selection = Selection::NONE.with(0).with(65);
-        let mut file = [&[7; 5][..], &Selection::MAGIC.to_le_bytes(), &[0; 8 * Selection::WORDS], &[9; 3]].concat();
-        select(&mut file, &selection).unwrap();
-        assert_eq!(file[13..21], 1_u64.to_le_bytes());
-        assert_eq!(file[21..29], 2_u64.to_le_bytes());
-        assert_eq!((&file[..5], &file[file.len() - 3..]), (&[7; 5][..], &[9; 3][..]));
-        let twice = [Selection::MAGIC.to_le_bytes(); 2].concat();
-        for mut bad in [Vec::new(), vec![0; 64], twice] {
-            assert!(select(&mut bad, &selection).is_err());
-        }
-    }
 
     #[test]
     fn every_case_and_every_limit_has_a_row() {

@@ -2,8 +2,8 @@
 //!
 //! - [`elf`]: an ELF file as it lies in guest memory.
 //! - [`file`](mod@file): monitor and guest as one file.
-//! - `image`, `run`, `emulated`: the commands `image`, `boot` and `emulated`; `build`, `qemu`, `capture` and `evidence` are
-//!   what they need.
+//! - `image`, `run`, `emulated`, `rates`: the commands `image`, `boot`, `emulated` and `rates`; `build`, `qemu`, `capture`,
+//!   `programs` and `evidence` are what they need.
 
 mod build;
 mod capture;
@@ -12,5 +12,7 @@ pub(crate) mod emulated;
 mod evidence;
 pub mod file;
 pub(crate) mod image;
+mod programs;
 mod qemu;
+pub(crate) mod rates;
 pub(crate) mod run;

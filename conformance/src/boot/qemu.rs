@@ -48,21 +48,28 @@ pub(super) fn find() -> Result<PathBuf, String> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Start<'a> {
     /// The emulator, an ELF file.
-    pub(super) emulator: &'a Path,
+    pub(super) kernel: &'a Path,
     /// The IGVM file.
-    pub(super) image: &'a Path,
+    pub(super) image: Option<&'a Path>,
     /// Number of processors.
     pub(super) cpus: u32,
-    /// Options of the emulator.
+    /// Its options.
     pub(super) options: &'a str,
     /// Where its trace goes.
     pub(super) trace: Option<&'a Path>,
+    /// Whether its clock counts instructions: one is a tick. On one processor.
+    pub(super) is_counted: bool,
 }
 
 impl Start<'_> {
     fn command(&self, qemu: &Path) -> Command {
         let mut command = Command::new(qemu);
-        command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,phys-bits=52", "-m", "1G"]);
+        command.args(["-M", "q35", "-cpu", "max,phys-bits=52", "-m", "1G"]);
+        if self.is_counted {
+            command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
         command.args(["-smp", &self.cpus.to_string(), "-display", "none", "-nodefaults", "-no-reboot"]);
         command.args(["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         if let Some(trace) = self.trace {
@@ -70,7 +77,10 @@ impl Start<'_> {
             file.push(trace);
             command.arg("-serial").arg(file);
         }
-        command.arg("-kernel").arg(self.emulator).arg("-initrd").arg(self.image).args(["-append", self.options]);
+        command.arg("-kernel").arg(self.kernel).args(["-append", self.options]);
+        if let Some(image) = self.image {
+            command.arg("-initrd").arg(image);
+        }
         command
     }
 }

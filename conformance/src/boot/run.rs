@@ -104,11 +104,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let (cpus, host) = (arguments.cpus, &arguments.host);
     let options = format!("vcpus={cpus} host={host} watchdog={watchdog} limit={limit}{trace}");
     let start = Start {
-        emulator: &emulator,
-        image: &image.path,
+        kernel: &emulator,
+        image: Some(&image.path),
         cpus: arguments.cpus,
         options: &options,
         trace: arguments.trace.as_deref(),
+        is_counted: false,
     };
     let timeout = Duration::from_secs(arguments.timeout);
     let mut qemu = Qemu::start(&qemu, &start, timeout).map_err(Trouble::not_started)?;

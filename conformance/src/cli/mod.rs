@@ -118,6 +118,9 @@ enum Command {
     ///
     /// The exit status is 0 if no case failed and both agree, 1 if not, 2 if nothing ran.
     Emulated(boot::emulated::Arguments),
+    /// Print what the emulator costs beside the step machine: requests and calls per second, the monitor's instructions per
+    /// call, and the time to the first instruction of a guest
+    Rates(boot::rates::Arguments),
     /// Do a piece of work whose instructions `figures` has counted
     #[command(hide = true)]
     Count {
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
                 Err(Trouble { status, sentence }) => failed(status, &sentence),
             };
         }
+        Some(Command::Rates(arguments)) => boot::rates::print(&arguments),
         Some(Command::Emulated(arguments)) => boot::emulated::run(&arguments),
         Some(Command::Count { work, vendor, entries }) => Job { work, vendor, entries }.run().map(|()| true),
     };

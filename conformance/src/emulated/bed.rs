@@ -7,7 +7,7 @@ use backend_snp::SnpError;
 use backend_snp::host::{GhcbPage, PortAccess, PortSize};
 use coco_part_api::{Context, PageSize};
 use image_cases::{Bed, Found, Instruction, View};
-use image_layout::MARK_PORT;
+use image_layout::{MARK_PORT, NO_PORT};
 use machine::{Answer, Fault, Op};
 
 use crate::runner::Cpu;
@@ -80,6 +80,11 @@ impl Bed for ModelBed<'_> {
         while self.log.mark.get().is_some() {
             self.pause();
         }
+    }
+
+    fn ask_host(&mut self) -> bool {
+        let Some((port, page)) = &mut self.link else { return false };
+        page.port_in(port, PortAccess::new(NO_PORT, PortSize::Byte)).is_ok()
     }
 
     fn pause(&mut self) {

@@ -6,7 +6,7 @@ use image_cases::{About, Selection, cases};
 use super::bed::ModelBed;
 use crate::snp::{ModelPort, Window};
 
-/// One boot: a host, a number of vCPUs, and the cases that run in it, one after the other.
+/// One boot: a host, a number of vCPUs, and what runs in it: cases, one after the other, or pieces of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
     /// How the host behaves, by its name.
@@ -15,11 +15,21 @@ pub struct Boot {
     pub vcpus: u8,
     /// Numbers of cases in the list of [`all`].
     pub cases: Vec<usize>,
+    /// How often each piece of work is done; 0 if there are cases.
+    pub rounds: u64,
 }
 
 impl Boot {
+    /// One vCPU under an honest host that does each piece of work so often.
+    pub const fn work(rounds: u64) -> Self {
+        Self { host: image_cases::HONEST, vcpus: 1, cases: Vec::new(), rounds }
+    }
+
     /// What its image is told.
     pub fn selection(&self) -> Selection {
+        if self.rounds > 0 {
+            return Selection::work(self.rounds);
+        }
         self.cases.iter().fold(Selection::NONE, |selection, case| selection.with(*case))
     }
 }
@@ -33,7 +43,7 @@ pub fn all() -> Vec<About> {
 pub fn plan(vcpus: u8, wanted: impl Fn(&About) -> bool) -> Vec<Boot> {
     let all = all();
     let runs = |about: &About| about.vcpus <= vcpus && wanted(about);
-    let of = |host, cases| Boot { host, vcpus, cases };
+    let of = |host, cases| Boot { host, vcpus, cases, rounds: 0 };
     let numbered = || all.iter().enumerate().filter(|(_, about)| runs(about));
     let shared: Vec<usize> = numbered().filter(|(_, about)| about.shares_boot()).map(|(number, _)| number).collect();
     let mut boots: Vec<Boot> = numbered()

@@ -74,8 +74,14 @@ pub fn fault_line(vcpu: u8, vmpl: u8, gpa: u64, info: u64) -> String {
     )
 }
 
-fn counts_of(line: &str) -> Option<(u8, Counts)> {
-    let (number, rest) = line.strip_prefix("mark ")?.split_once(' ')?;
+/// Number and rest of what the emulator says at a mark.
+pub(crate) fn mark(text: &str) -> Option<(u8, &str)> {
+    let (number, rest) = text.strip_prefix("mark ")?.split_once(' ')?;
+    Some((number.parse().ok()?, rest))
+}
+
+fn counts_of(text: &str) -> Option<(u8, Counts)> {
+    let (number, rest) = mark(text)?;
     let value = |name| {
         let prefix = format!("{name}=");
         rest.split(' ').find_map(|word| word.strip_prefix(&prefix)?.parse().ok())
@@ -84,7 +90,7 @@ fn counts_of(line: &str) -> Option<(u8, Counts)> {
     for (place, name) in values.iter_mut().zip(Counts::NAMES) {
         *place = value(name)?;
     }
-    Some((number.parse().ok()?, Counts::of(values)))
+    Some((number, Counts::of(values)))
 }
 
 /// Reads the lines of a boot. Every case of the boot has a result; one that nothing is said about has failed.

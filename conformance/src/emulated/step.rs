@@ -42,8 +42,16 @@ pub struct Change {
 /// Boots, and gives the lines.
 ///
 /// # Panics
-/// For a host that no policy is called.
+/// As [`follow`].
 pub fn boot(boot: &Boot, change: &Change) -> Vec<String> {
+    follow(boot, change, |_| ())
+}
+
+/// Boots, and gives the lines. At each mark its number goes to `on_mark`.
+///
+/// # Panics
+/// For a host that no policy is called.
+pub fn follow(boot: &Boot, change: &Change, mut on_mark: impl FnMut(u8)) -> Vec<String> {
     let options = Options {
         vcpus: boot.vcpus,
         guest_bytes: GUEST_BYTES,
@@ -79,6 +87,7 @@ pub fn boot(boot: &Boot, change: &Change) -> Vec<String> {
     let (watched, mut kept) = (Rc::clone(&log), 0_u32);
     let end = world.run_until(move |model| {
         if let Some((number, vcpu)) = watched.mark.take() {
+            on_mark(number);
             let line = mark_line(number, vcpu, &counts(&model.0.total_counters()));
             watched.lines.borrow_mut().push(line);
         }

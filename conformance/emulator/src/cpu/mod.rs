@@ -20,6 +20,8 @@ pub(crate) use xsave::Extended;
 const HSAVE: u32 = 0xc001_0117;
 /// Where a VMSA has its general registers, by number; RAX and RSP stand elsewhere.
 const GENERAL: usize = 0x300;
+/// Our own instructions between the two looks at the clock around a guest: so many ticks where a tick is an instruction.
+const ENTRY_TICKS: u64 = 26;
 /// How long the clock is measured.
 const MEASURED_MS: u64 = 10;
 /// Most processors.
@@ -100,7 +102,10 @@ pub(crate) struct Cpu {
     vmcb: Vmcb,
     /// Where VMSAVE puts our own segments.
     own: u64,
+    /// By number. Those of RAX and RSP, which the VMCB has, are free: they hold the clock before and after the guest ran.
     general: [u64; 16],
+    /// How long the guest ran the last time.
+    pub(crate) ticks: u64,
     /// TSC at the last exit that was no interrupt.
     pub(crate) last_exit: u64,
     /// The guest executed HLT and nothing has come since.
@@ -120,7 +125,16 @@ impl Cpu {
         unsafe { asm!("vmsave rax", in("rax") own, options(nostack)) };
         apic::enable();
         STARTED.fetch_add(1, Ordering::SeqCst);
-        Self { id, vmcb: Vmcb::new(), own, general: [0; 16], last_exit: now(), is_idle: false, extended: None }
+        Self {
+            id,
+            vmcb: Vmcb::new(),
+            own,
+            general: [0; 16],
+            ticks: 0,
+            last_exit: now(),
+            is_idle: false,
+            extended: None,
+        }
     }
 
     /// Takes the state of a VMSA, and the nested tables to run it under.
@@ -176,6 +190,11 @@ impl Cpu {
                 "push rax",
                 "clgi",
                 "sti",
+                "rdtsc",
+                "shl rdx, 32",
+                "or rdx, rax",
+                "mov [rdi], rdx",
+                "mov rax, [rsp]",
                 "mov rcx, [rdi + 0x08]",
                 "mov rdx, [rdi + 0x10]",
                 "mov rbx, [rdi + 0x18]",
@@ -197,6 +216,10 @@ impl Cpu {
                 "mov rdi, [rsp + 0x18]",
                 "mov [rdi + 0x08], rcx",
                 "mov [rdi + 0x10], rdx",
+                "rdtsc",
+                "shl rdx, 32",
+                "or rdx, rax",
+                "mov [rdi + 0x20], rdx",
                 "mov [rdi + 0x18], rbx",
                 "mov [rdi + 0x28], rbp",
                 "mov [rdi + 0x30], rsi",
@@ -229,6 +252,8 @@ impl Cpu {
         if let Some(in_guest) = IN_GUEST.get(usize::from(self.id)) {
             in_guest.store(false, Ordering::SeqCst);
         }
+        let [begun, _, _, _, ended, ..] = self.general;
+        self.ticks = ended.wrapping_sub(begun).saturating_sub(ENTRY_TICKS);
         self.vmcb.set(control::EVENT, 0);
         Exit {
             // QEMU stores 32 bits of a failed entry.

@@ -156,6 +156,9 @@ pub trait Bed {
     /// Has whoever counts instructions write the counts down, under this number.
     fn mark(&mut self, number: u8);
 
+    /// Asks the host for something that L1 has no part in. False if it does not answer.
+    fn ask_host(&mut self) -> bool;
+
     /// Lets others run.
     fn pause(&mut self);
 

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A case leaves the guest usable, so that many run in one boot. Some say how the boot ends instead ([`End`]), and some need
-//! a host that lies ([`About::host`]): those have a boot of their own. [`Selection`] is what a measured image is told.
+//! a host that lies ([`About::host`]): those have a boot of their own. [`Selection`] is what a measured image is told. It may
+//! ask for [`Work`] that is done many times instead.
 //!
 //! | file | rules |
 //! |---|---|
@@ -48,6 +49,7 @@ mod selection;
 mod session;
 mod two;
 mod vcpus;
+mod work;
 
 use coco_part_api::GuestPort;
 
@@ -57,6 +59,7 @@ pub use further::further;
 pub use guest::{Guest, OWN_PAGES};
 pub use selection::{MOST_CASES, Selection};
 pub use session::run;
+pub use work::Work;
 
 /// The host that keeps every rule, by its name.
 pub const HONEST: &str = "honest";

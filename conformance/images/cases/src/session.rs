@@ -1,4 +1,4 @@
-//! Runs the selected cases, one after the other, and reports.
+//! Runs what is selected, one after the other, and reports.
 
 use coco_part_api::GuestPort;
 use coco_part_api::svsm::CallResult;
@@ -6,12 +6,15 @@ use coco_part_api::svsm::CallResult;
 use crate::bed::Bed;
 use crate::check::{Check, same};
 use crate::guest::{Guest, IGNORE_NO_CHANGE, VALIDATE};
-use crate::{Selection, cases};
+use crate::{Selection, cases, work};
 
-/// Runs the selected cases in their order. Gives how many failed.
+/// Runs the selected cases in their order, or the work. Gives how many failed.
 ///
 /// Around each case there is a mark, with number 0 before it and 255 behind it. Marks of its own lie between.
 pub fn run<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, selection: &Selection) -> u32 {
+    if selection.rounds() > 0 {
+        return work::all(guest, selection.rounds());
+    }
     let (mut done, mut failed) = (0_u32, 0_u32);
     for (number, case) in cases::<P, B>().enumerate() {
         if !selection.has(number) {

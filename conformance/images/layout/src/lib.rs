@@ -49,6 +49,8 @@ pub const CONSOLE_PORT: u16 = 0x3f8;
 pub const RESULT_PORT: u16 = 0xf4;
 /// Port of marks: at each byte, its number, the counters so far are printed.
 pub const MARK_PORT: u16 = 0xf5;
+/// Port without a device, for requests of which nothing comes.
+pub const NO_PORT: u16 = 0x80;
 
 mod guest_start;
 

@@ -142,7 +142,8 @@ fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, StartError> {
         reflect: &[],
         secrets: launch_frame(SECRETS),
         cpuid: launch_frame(CPUID),
-        switch_by: SwitchBy::Page,
+        // Half the instructions of a switch by page, which is cleared each time.
+        switch_by: SwitchBy::Msr,
     };
     #[cfg(feature = "own-page-granted")]
     let mut port = port;

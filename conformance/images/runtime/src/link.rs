@@ -4,7 +4,7 @@ use backend_snp::SnpError;
 use backend_snp::host::{GhcbPage, PortAccess, PortSize, Segment};
 use backend_snp::instr::{NativePort, NativeWindow};
 use coco_part_api::VcpuId;
-use image_layout::{CONSOLE_PORT, MARK_PORT, RESULT_PORT};
+use image_layout::{CONSOLE_PORT, MARK_PORT, NO_PORT, RESULT_PORT};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::vcpu::PerVcpu;
@@ -60,6 +60,14 @@ impl Link {
     /// As [`GhcbPage::port_out`].
     pub fn mark(&mut self, number: u8) -> Result<(), SnpError> {
         self.page.port_out(&mut self.port, PortAccess::new(MARK_PORT, PortSize::Byte), number.into())
+    }
+
+    /// Asks for a byte from a port that nobody has.
+    ///
+    /// # Errors
+    /// As [`GhcbPage::port_in`].
+    pub fn ask(&mut self) -> Result<u32, SnpError> {
+        self.page.port_in(&mut self.port, PortAccess::new(NO_PORT, PortSize::Byte))
     }
 
     /// Has the host interrupt a vCPU.

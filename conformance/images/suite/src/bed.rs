@@ -117,6 +117,10 @@ impl Bed for Native {
         let _ = LINKS.with(|link: &mut Link| link.mark(number));
     }
 
+    fn ask_host(&mut self) -> bool {
+        LINKS.with(|link: &mut Link| link.ask()).is_some_and(|asked| asked.is_ok())
+    }
+
     fn pause(&mut self) {
         core::hint::spin_loop();
     }
