@@ -20,14 +20,20 @@ pub struct MutantReport {
     pub backend: &'static str,
     /// What it is a defect of: `backend`, `monitor`, or a machine rule by its id.
     pub of: &'static str,
-    /// Ids of the first cases that fail with it and pass without it, five at most.
+    /// Ids of the first cases that fail with it and pass without it, as many as were asked for.
     pub killed_by: Vec<&'static str>,
 }
 
-/// Runs the cases that passed in `report` on every mutant of a backend. `progress` is told after each.
+/// Runs the cases that passed in `report` on every mutant of a backend, each until so many have noticed it. `progress` is told
+/// after each mutant.
 ///
 /// Mutants are judged on several threads; the result does not depend on that.
-pub fn run<P: Platform>(report: &Report, seed: u64, mut progress: impl FnMut(&str)) -> Vec<MutantReport> {
+pub fn run<P: Platform>(
+    report: &Report,
+    seed: u64,
+    enough: usize,
+    mut progress: impl FnMut(&str),
+) -> Vec<MutantReport> {
     let turns_of = |case: &Case<P>| {
         let passed = |done: &&CaseReport| done.id == case.id && done.backend == P::NAME && done.result == Outcome::Pass;
         report.cases.iter().find(passed).map(|done| done.turns)
@@ -44,7 +50,7 @@ pub fn run<P: Platform>(report: &Report, seed: u64, mut progress: impl FnMut(&st
             scope.spawn(move || {
                 while let Some((index, mutant)) = take(next, mutants) {
                     let killers = cases.iter().filter(|(case, turns)| kills(case, *turns, mutant, seed));
-                    let killed_by = killers.take(ENOUGH).map(|(case, _)| case.id).collect();
+                    let killed_by = killers.take(enough).map(|(case, _)| case.id).collect();
                     // Nobody listens only when the run was given up.
                     let _ = done
                         .send((index, MutantReport { name: mutant.name, backend: P::NAME, of: mutant.of, killed_by }));
@@ -75,9 +81,6 @@ pub fn of<P: Platform>(
     });
     defects.chain(rules).collect()
 }
-
-/// Killers that are named for each mutant; the search ends there.
-const ENOUGH: usize = 5;
 
 /// The next mutant that no thread has taken.
 fn take<'m, P: Platform>(next: &AtomicUsize, mutants: &'m [Mutant<P>]) -> Option<(usize, &'m Mutant<P>)> {

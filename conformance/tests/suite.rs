@@ -111,7 +111,7 @@ fn on_tdx_most_cases_apply_and_few_are_unsupported() {
 
 /// The mutants of a backend by what they are defects of, each of which some case has to notice.
 fn every_mutant_is_noticed<P: Platform>(report: &Report) -> Vec<&'static str> {
-    let mutants = mutants::run::<P>(report, SEED, |_| ());
+    let mutants = mutants::run::<P>(report, SEED, 1, |_| ());
     assert_eq!(mutants.len(), P::mutants().len());
     let survivors: Vec<_> = mutants.iter().filter(|mutant| mutant.killed_by.is_empty()).map(|m| m.name).collect();
     assert!(survivors.is_empty(), "nobody notices {survivors:?}");

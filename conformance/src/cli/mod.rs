@@ -280,10 +280,13 @@ fn run_column<P: Platform>(selection: &Selection, report: &mut Report) {
     progress.finish_and_clear();
 }
 
+/// Cases that are looked for that notice one mutant.
+const KILLERS: usize = 5;
+
 /// Runs the mutants of one backend.
 fn judge<P: Platform>(report: &Report, seed: u64) -> Vec<mutants::MutantReport> {
     let progress = output::progress(P::mutants().len() as u64, "mutants");
-    let judged = mutants::run::<P>(report, seed, |name| {
+    let judged = mutants::run::<P>(report, seed, KILLERS, |name| {
         progress.set_message(name.to_owned());
         progress.inc(1);
     });
