@@ -49,6 +49,7 @@ pub(crate) struct Call<'c, 'a, B: Backend, P, const VCPUS: usize> {
 
 impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS> {
     /// Claims frames that must be the caller's ordinary memory (rule M7).
+    #[inline(never)]
     pub(crate) fn claim_own(&self, range: FrameRange) -> Result<Claim<'a>, CallResult> {
         self.shared.memory.check(range).map_err(|_| CallResult::INVALID_ADDRESS)?;
         self.shared.ledger.claim(range, self.caller.own()).map_err(refused)
@@ -68,7 +69,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
     ///
     /// # Errors
     /// `INVALID_ADDRESS` for a page that is not the caller's and for the mark of its call area, `BUSY`.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn keep(&self, at: PhysAddr) -> Result<Option<Claim<'a>>, CallResult> {
         if self.is_in_call_area(at) {
             return check_buffer(at).map(|()| None);
@@ -124,7 +125,7 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
                 let done = stopped.done.min(range.frames());
                 claim.commit_first(done, self.caller.own());
                 claim.commit_first(range.frames() - done, State::Quarantined);
-                log::error!("could not give {} frames back: quarantined", range.frames() - done);
+                quarantined(range.frames() - done);
                 Err(failed(&stopped))
             }
         }
@@ -144,9 +145,14 @@ impl<'a, B: Backend, P: Processor, const VCPUS: usize> Call<'_, 'a, B, P, VCPUS>
         // A block that refuses to be cut and to be granted for the same reason, such as its size, was never cut.
         if done < stopped.done || again.cause.kind() != stopped.cause.kind() {
             claim.commit_first(range.frames() - done, State::Quarantined);
-            log::error!("could not undo a cut of {} frames: quarantined", range.frames() - done);
+            quarantined(range.frames() - done);
         }
     }
+}
+
+#[cold]
+fn quarantined(frames: u64) {
+    log::error!("could not give {frames} frames back: quarantined");
 }
 
 /// How many frames a cut of one list entry that stopped may have reached: those that are done, and the block behind them. An

@@ -30,7 +30,7 @@ impl<'a> Claim<'a> {
     }
 
     /// Gives all frames that are still claimed the state `to`.
-    #[inline(always)]
+    #[inline]
     pub fn commit(self, to: State) {
         if let Some(rest) = self.rest {
             self.ledger.release(rest, to);
@@ -38,8 +38,17 @@ impl<'a> Claim<'a> {
         mem::forget(self);
     }
 
+    /// [`commit`](Self::commit) without a call, for the one place where it counts.
+    #[inline(always)]
+    pub(crate) fn commit_here(self, to: State) {
+        if let Some(rest) = self.rest {
+            self.ledger.release_here(rest, to);
+        }
+        mem::forget(self);
+    }
+
     /// Gives the first `frames` of those that are still claimed the state `to`: partial progress (rule M4).
-    #[inline]
+    #[inline(never)]
     pub fn commit_first(&mut self, frames: u64, to: State) {
         let Some(rest) = self.rest else { return };
         if let Some(done) = rest.take(frames) {

@@ -150,11 +150,16 @@ impl<'a> Ledger<'a> {
     /// # Errors
     /// [`Refusal::Busy`] for a frame that somebody else has claimed, [`Refusal::Found`] for one in another state,
     /// [`Refusal::Outside`]. Frames that were claimed on the way are back in `from`.
-    #[inline(always)]
+    #[inline(never)]
     pub fn claim(&self, range: FrameRange, from: State) -> Result<Claim<'a>, Refusal> {
+        self.claim_here(range, from)
+    }
+
+    /// [`claim`](Self::claim) without a call, for the one place where it counts.
+    #[inline(always)]
+    pub(crate) fn claim_here(&self, range: FrameRange, from: State) -> Result<Claim<'a>, Refusal> {
         let parts = self.parts(range).ok_or(Refusal::Outside)?;
         match parts.only() {
-            // The usual case, without a call.
             Some(part) => self.take(part, from.pattern())?,
             None => self.take_all(range, parts, from)?,
         }
@@ -187,8 +192,14 @@ impl<'a> Ledger<'a> {
     }
 
     /// Gives claimed frames another state. Only for frames the caller has claimed.
-    #[inline(always)]
+    #[inline(never)]
     fn release(&self, range: FrameRange, to: State) {
+        self.release_here(range, to);
+    }
+
+    /// [`release`](Self::release) without a call.
+    #[inline(always)]
+    fn release_here(&self, range: FrameRange, to: State) {
         // The frames are ours and hold "changing", so flipping the difference is one step without a retry.
         let flips = CHANGING ^ to.pattern();
         let Some(parts) = self.parts(range) else { return };

@@ -183,7 +183,7 @@ impl<'c, 'a, B: Backend, P: Processor, const VCPUS: usize> Call<'c, 'a, B, P, VC
         progress.budget.take(range.frames());
         match self.backend.validate_for(range, &self.caller.grants(), Origin::Request) {
             Ok(()) => {
-                claim.commit(self.caller.own());
+                claim.commit_here(self.caller.own());
                 progress.next += run as usize;
                 Ok(())
             }
@@ -199,7 +199,7 @@ impl<'c, 'a, B: Backend, P: Processor, const VCPUS: usize> Call<'c, 'a, B, P, VC
     fn claim_run(&self, list: &List<'_>, entry: &Entry, run: u64) -> Option<Claim<'a>> {
         let range = FrameRange::of_blocks(entry.block, run)?;
         self.check_place(list, range).ok()?;
-        self.shared.ledger.claim(range, State::NotPrivate).ok()
+        self.shared.ledger.claim_here(range, State::NotPrivate).ok()
     }
 
     /// Why an entry was not claimed, or that those of a run have to be looked at one by one.
