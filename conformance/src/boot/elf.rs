@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::collections::BTreeSet;
 
 use image_layout::PAGE;
 use object::Endianness;
@@ -15,6 +16,8 @@ pub struct Image {
     pub first: u64,
     /// What lies there: whole pages. What the file does not fill is zero.
     pub bytes: Vec<u8>,
+    /// Addresses of the pages that only segments without a byte in the file reach.
+    pub blank: BTreeSet<u64>,
     /// Address of the first instruction.
     pub entry: u64,
 }
@@ -116,10 +119,18 @@ impl Image {
         let first = segments.first().map_or(place.start, |(range, ..)| range.start) / PAGE * PAGE;
         let end = segments.last().map_or(first, |(range, ..)| range.end).next_multiple_of(PAGE);
         let mut bytes = vec![0; (end - first) as usize];
+        let (mut blank, mut filled) = (BTreeSet::new(), BTreeSet::new());
         for (range, data, _) in segments {
+            let pages = (range.start / PAGE * PAGE..range.end).step_by(PAGE as usize);
+            if data.is_empty() {
+                blank.extend(pages)
+            } else {
+                filled.extend(pages)
+            }
             bytes[(range.start - first) as usize..][..data.len()].copy_from_slice(data);
         }
-        Ok(Self { first, bytes, entry })
+        blank.retain(|page| !filled.contains(page));
+        Ok(Self { first, bytes, blank, entry })
     }
 
     /// First byte behind the image, page aligned.

@@ -1,11 +1,13 @@
 //! The IGVM file of a monitor and its guest.
 
+use std::collections::BTreeSet;
+
 use backend_snp::abi::sev_features::SevFeatures;
 use backend_snp::abi::vmpl::Vmpl;
 use backend_snp::vmsa_image;
 use coco_part_api::{Context, Segment};
 use igvm::{Error, IgvmDirectiveHeader};
-use igvm_defs::IgvmPageDataType;
+use igvm_defs::{IgvmPageDataFlags, IgvmPageDataType};
 use image_layout::{
     CPUID, GUEST_IMAGE, GuestImage, LAUNCH_VMSA, MEMORY_MAP, MONITOR, MONITOR_END, PAGE, PARAMETERS, SECRETS,
     VCPU_COUNT,
@@ -24,7 +26,8 @@ const FCW_RESET: u16 = 0x37f;
 
 /// The file in which `monitor` boots at VMPL0 and is told of `guest`.
 ///
-/// All pages of both images are measured. The VMSA comes last, as hosts add it that make it themselves.
+/// All pages of both images are measured, but for memory of the monitor that no byte of its program reaches: it zeroes that itself
+/// before it uses it, and trusts nothing that is there. The VMSA comes last, as hosts add it that make it themselves.
 ///
 /// # Errors
 /// What the crate `igvm` says.
@@ -32,12 +35,12 @@ pub fn file(monitor: &Image, guest: &Image) -> Result<Vec<u8>, Error> {
     let mut brought = GuestImage { first: guest.first, end: guest.end(), entry: guest.entry }.encode().to_vec();
     brought.resize(PAGE as usize, 0);
     let mut directives = vec![required(MONITOR, MONITOR_END), required(guest.first, guest.end())];
-    directives.extend(pages(monitor));
+    directives.extend(pages(monitor, &monitor.blank));
     directives.push(parts::page(SECRETS, IgvmPageDataType::SECRETS, Vec::new()));
     directives.push(parts::page(CPUID, IgvmPageDataType::CPUID_DATA, features::page().to_vec()));
     directives.extend(parts::parameters(PARAMETERS, VCPU_COUNT, MEMORY_MAP));
     directives.push(parts::page(GUEST_IMAGE, IgvmPageDataType::NORMAL, brought));
-    directives.extend(pages(guest));
+    directives.extend(pages(guest, &BTreeSet::new()));
     directives.push(parts::first_vmsa(LAUNCH_VMSA, &launch_vmsa(monitor.entry)));
     parts::file(directives)
 }
@@ -52,11 +55,12 @@ fn required(first: u64, end: u64) -> IgvmDirectiveHeader {
     }
 }
 
-/// The pages of an image. Those of zeros take no room in the file.
-fn pages(image: &Image) -> impl Iterator<Item = IgvmDirectiveHeader> {
+/// The pages of an image, `unmeasured` ones marked so. Those of zeros take no room in the file.
+fn pages(image: &Image, unmeasured: &BTreeSet<u64>) -> impl Iterator<Item = IgvmDirectiveHeader> {
     image.pages().map(|(gpa, bytes)| {
+        let flags = IgvmPageDataFlags::new().with_unmeasured(unmeasured.contains(&gpa));
         let data = if bytes.iter().all(|byte| *byte == 0) { Vec::new() } else { bytes.to_vec() };
-        parts::page(gpa, IgvmPageDataType::NORMAL, data)
+        parts::page_with(gpa, IgvmPageDataType::NORMAL, flags, data)
     })
 }
 

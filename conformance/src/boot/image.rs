@@ -48,6 +48,9 @@ pub(crate) fn print(arguments: &Arguments) -> Result<bool, String> {
     for (name, image) in [("monitor", &monitor), ("guest", &guest)] {
         println!("{name}: {}, entry {:#x}", sizes(image.pages().count(), image.first..image.end()), image.entry);
     }
+    if !monitor.blank.is_empty() {
+        println!("of the monitor not measured: {} pages that it zeroes itself", monitor.blank.len());
+    }
     println!("measured in all: {measured} pages, {} bytes", measured as u64 * image_layout::PAGE);
     println!("file: {} bytes", file.len());
     Ok(true)

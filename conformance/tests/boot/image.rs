@@ -80,6 +80,48 @@ fn a_file_that_is_no_program_for_its_place_is_a_named_error() {
     }
 }
 
+/// Code, data, and memory of which the file has no byte: in its first page end the data.
+fn with_memory() -> Vec<u8> {
+    let data = MONITOR + 0x1000;
+    elf(
+        MONITOR,
+        &[
+            Segment(MONITOR, &[0xc3; 8], 8, CODE),
+            Segment(data, &[0xda; 8], 0x1800, DATA),
+            Segment(data + 0x1800, &[], 0x2000, DATA),
+        ],
+    )
+}
+
+#[test]
+fn memory_that_the_monitor_zeroes_itself_is_loaded_and_not_measured() {
+    let monitor = monitor(&with_memory()).unwrap();
+    assert_eq!(monitor.blank.iter().copied().collect::<Vec<_>>(), [MONITOR + 0x3000, MONITOR + 0x4000]);
+    // A guest is told that such memory is zero.
+    let guest = Image::try_new(
+        &elf(GUEST, &[Segment(GUEST, &[1], 1, CODE), Segment(GUEST + 0x1000, &[], 8, DATA)]),
+        GUEST..RAM_END,
+    );
+    let bytes = file(&monitor, &guest.unwrap()).unwrap();
+    let igvm = Igvm::try_new(&bytes).unwrap();
+    let types: Vec<(u64, PageType)> = igvm
+        .updates()
+        .map(|update| (update.frame.start_address().as_u64(), update.page_type))
+        .filter(|(gpa, _)| *gpa < SECRETS || *gpa >= GUEST && *gpa != LAUNCH_VMSA)
+        .collect();
+    let page = |number: u64, page_type| (MONITOR + number * 0x1000, page_type);
+    let wanted = [
+        page(0, PageType::Normal),
+        page(1, PageType::Normal),
+        page(2, PageType::Normal),
+        page(3, PageType::Unmeasured),
+        page(4, PageType::Unmeasured),
+        (GUEST, PageType::Normal),
+        (GUEST + 0x1000, PageType::Normal),
+    ];
+    assert_eq!(types, wanted);
+}
+
 fn both() -> (Image, Image) {
     let guest = elf(GUEST + 4, &[Segment(GUEST, &[0x90; 0x1800], 0x2800, CODE)]);
     (monitor(&parts()).unwrap(), Image::try_new(&guest, GUEST..RAM_END).unwrap())

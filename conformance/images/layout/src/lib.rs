@@ -7,6 +7,8 @@
 //! 0x0800_0000  the end of RAM in the emulator
 //! ```
 //!
+//! The file measures every page of the monitor that a byte of its program reaches. The others it has to zero itself.
+//!
 //! All addresses are guest-physical and without the C-bit. The images, the command that makes an IGVM file of them and the
 //! emulator that runs it take them from here.
 

@@ -11,6 +11,8 @@
 //!
 //! SEV_STATUS cannot be intercepted either: without SNP all of this would prove nothing, so that it is looked at first.
 //!
+//! The memory behind the image's data was not measured: whatever the host put there is gone before anything reads it.
+//!
 //! CR3 has 32 bits until the code is 64-bit code. Walks are private without its C-bit; it is loaded again with it.
 
 use core::arch::global_asm;
@@ -106,6 +108,15 @@ global_asm!(
         lea ecx, [eax - 32]
         mov edx, 1
         shl edx, cl
+
+        // Statics that begin as zeros, page tables, stack.
+        mov edi, offset image_zeroed
+        mov ecx, offset image_end
+        sub ecx, edi
+        shr ecx, 2
+        xor eax, eax
+        cld
+        rep stosd
 
         // The first 4 MiB at their own addresses: present, writable, large, private.
         mov dword ptr [boot_root], offset boot_gibs + 3
