@@ -5,6 +5,7 @@ use coco_part_api::{BootPage, Context, Error, FrameRange, GuestMemory, HasMemory
 use image_layout::{GUEST_IMAGE, GuestImage, GuestStart, PAGE};
 use image_runtime::link::{LINKS, Link};
 use image_runtime::paging::{Builder, Mapping, Rights, Table, View};
+use image_runtime::println;
 use l1_monitor::{GuestLaunch, State};
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -29,13 +30,13 @@ pub(crate) fn launch(world: &World, monitor: &mut Vcpu) -> Result<(), StartError
     world.space.private().read(at, &mut bytes).map_err(|_| StartError::NoGuestImage)?;
     let image = GuestImage::decode(&bytes).ok_or(StartError::NoGuestImage)?;
     if image.first == image.end {
-        log::info!("no guest in the file");
+        println!("no guest in the file");
         // Whatever comes of it, nothing is left to be done.
         let _ = LINKS.with(|link: &mut Link| link.end(0));
         image_runtime::end::terminate(reason::NOT_ENDED);
     }
 
-    let outside = StartError::Memory("the guest's image and the pages behind it are not in RAM");
+    let outside = StartError::Memory("guest's image not in RAM");
     let range = |first: u64, end: u64| {
         let start = PhysAddr::try_new(first).map_err(|_| outside)?;
         FrameRange::new(start, end.checked_sub(first).ok_or(outside)?).map_err(|_| outside)
@@ -49,24 +50,24 @@ pub(crate) fn launch(world: &World, monitor: &mut Vcpu) -> Result<(), StartError
 
     // The pages of the file are valid since the launch, and the monitor's alone until now.
     let adopt = |range| {
-        let refused = |_| StartError::Guest { step: "the ledger has the guest's first pages", kind: None };
+        let refused = |_| StartError::Refused { step: "guest's pages in the ledger" };
         monitor_ledger(monitor).adopt(range, State::NotPrivate, State::Monitor).map_err(refused)
     };
     adopt(pages)?;
     adopt(behind)?;
-    monitor.backend().validate(behind).map_err(|stopped| StartError::Guest {
-        step: "validation of the pages behind the guest's image",
-        kind: Some(stopped.cause.kind()),
-    })?;
+    monitor
+        .backend()
+        .validate(behind)
+        .map_err(|stopped| StartError::Guest { step: "pages behind the guest's image", kind: stopped.cause.kind() })?;
 
     let place = |index| frame(behind, index).ok_or(outside);
     let (secrets, cpuid, call_area) = (place(0)?, place(1)?, place(2)?);
     let tables = behind.skip(3).ok_or(outside)?;
     let root = write_tables(world, monitor, tables, ram_end.min(MAPPED))?;
-    monitor.publish(pages).map_err(step("handing the guest's image over"))?;
-    monitor.publish(tables).map_err(step("handing the guest's page tables over"))?;
+    monitor.publish(pages).map_err(step("guest's image"))?;
+    monitor.publish(tables).map_err(step("guest's page tables"))?;
     if behind_end < private_end {
-        monitor.hand_over(range(behind_end, private_end)?).map_err(step("validation of the guest's first memory"))?;
+        monitor.hand_over(range(behind_end, private_end)?).map_err(step("guest's first memory"))?;
     }
 
     let mut context = Context::long_mode(image.entry, 0, root);
@@ -91,8 +92,8 @@ pub(crate) fn launch(world: &World, monitor: &mut Vcpu) -> Result<(), StartError
         pages: &[(BootPage::Secrets, secrets), (BootPage::Features, cpuid)],
         monitor: world.monitor,
     };
-    log::info!("guest at level {} begins at {:#x}", monitor.shared().level.number(), image.entry);
-    let started = monitor.start_guest(&launch).map_err(step("start of the guest"));
+    println!("guest at level {} begins at {:#x}", monitor.shared().level.number(), image.entry);
+    let started = monitor.start_guest(&launch).map_err(step("guest's start"));
     #[cfg(feature = "defect")]
     crate::defect::GUEST_RUNS.store(true, core::sync::atomic::Ordering::Relaxed);
     started
@@ -104,7 +105,7 @@ fn monitor_ledger(monitor: &Vcpu) -> l1_monitor::Ledger<'static> {
 
 /// Page tables that map the guest's RAM at its own addresses, privately. Gives what its CR3 has to be.
 fn write_tables(world: &World, monitor: &mut Vcpu, at: FrameRange, end: u64) -> Result<u64, StartError> {
-    const FULL: StartError = StartError::Memory("the guest's page tables are too small");
+    const FULL: StartError = StartError::Memory("guest's page tables too small");
     let mut tables = world.guest_tables.lock();
     let mut builder = Builder::new(&mut tables, at.start(), world.c_bit);
     let all = Mapping {
@@ -121,7 +122,7 @@ fn write_tables(world: &World, monitor: &mut Vcpu, at: FrameRange, end: u64) -> 
     for (index, word) in tables.iter().flat_map(Table::bytes).enumerate() {
         let to = PhysAddr::new_truncate(at.start().as_u64() + 8 * index as u64);
         GuestMemory::write(&memory, to, &word)
-            .map_err(|error| StartError::Guest { step: "writing the guest's page tables", kind: Some(error.kind()) })?;
+            .map_err(|error| StartError::Guest { step: "guest's page tables", kind: error.kind() })?;
     }
     Ok(root)
 }

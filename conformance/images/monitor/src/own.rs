@@ -6,7 +6,7 @@ use backend_snp::host::{HostChannel, MsrProtocol};
 use backend_snp::instr::{
     DirectMap, NativePort, NativeWindow, Page, PageSize as RmpPage, Port, PvalidateCode, PvalidateOp,
 };
-use coco_part_api::{Error, ErrorKind, FrameRange, GuestMemory, HostState, PageSize};
+use coco_part_api::{FrameRange, GuestMemory, HostState, PageSize};
 use image_layout::{MONITOR_END, SECRETS};
 use image_runtime::arena::Arena;
 use image_runtime::objects;
@@ -14,15 +14,17 @@ use image_runtime::paging::{Builder, Mapping, Rights, Table, View};
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
-use crate::reason::StartError;
+use crate::reason::EarlyError;
 
 /// Frames of a stack, without the one below it that is not mapped.
 pub(crate) const STACK_FRAMES: u64 = 24;
 /// Frames of a stack for exceptions.
 pub(crate) const EXCEPTION_STACK_FRAMES: u64 = 2;
 
-const NO_ROOM: StartError = StartError::Memory("no room for the monitor's own memory");
-const BAD_IMAGE: StartError = StartError::Memory("the image is not where it should be");
+/// There is no room for the monitor's own memory.
+const NO_ROOM: EarlyError = EarlyError::MEMORY;
+/// The image is not where it should be.
+const BAD_IMAGE: EarlyError = EarlyError::MEMORY;
 
 unsafe extern "C" {
     static image_code: u8;
@@ -38,7 +40,7 @@ struct Image {
     data: FrameRange,
 }
 
-fn image() -> Result<Image, StartError> {
+fn image() -> Result<Image, EarlyError> {
     let [code, constants, data, end] =
         [&raw const image_code, &raw const image_constants, &raw const image_data, &raw const image_end]
             .map(<*const u8>::addr);
@@ -50,7 +52,7 @@ fn image() -> Result<Image, StartError> {
 }
 
 /// Memory as the first page tables show it: the monitor's, at its own addresses.
-fn identity() -> Result<DirectMap, StartError> {
+fn identity() -> Result<DirectMap, EarlyError> {
     DirectMap::try_new(VirtAddr::zero(), MONITOR_END).map_err(|_| NO_ROOM)
 }
 
@@ -66,7 +68,7 @@ impl Own {
     ///
     /// # Safety
     /// On the first page tables, with handlers for exceptions that do not come back. No other value is used any more.
-    pub(crate) unsafe fn new() -> Result<Self, StartError> {
+    pub(crate) unsafe fn new() -> Result<Self, EarlyError> {
         let end = image()?.data;
         let end = end.start().as_u64() + end.bytes();
         let free = PhysAddr::try_new(end).ok().and_then(|at| FrameRange::new(at, SECRETS.checked_sub(end)?).ok());
@@ -86,20 +88,20 @@ impl Own {
     }
 
     /// Copies bytes of the launch's pages out.
-    pub(crate) fn read(&self, at: u64, into: &mut [u8]) -> Result<(), StartError> {
+    pub(crate) fn read(&self, at: u64, into: &mut [u8]) -> Result<(), EarlyError> {
         let at = PhysAddr::try_new(at).map_err(|_| NO_ROOM)?;
-        self.memory.read(at, into).map_err(|error| StartError::Validate(error.kind()))
+        self.memory.read(at, into).map_err(|_| EarlyError::VALIDATE)
     }
 
     /// Takes frames and makes them private memory that reads as zeros.
-    pub(crate) fn take(&mut self, frames: u64) -> Result<FrameRange, StartError> {
+    pub(crate) fn take(&mut self, frames: u64) -> Result<FrameRange, EarlyError> {
         let range = self.arena.take(frames).ok_or(NO_ROOM)?;
         self.validate(range)?;
         Ok(range)
     }
 
     /// Takes a frame that may become a VMSA. Frames that are passed over are valid as well.
-    pub(crate) fn take_state_frame(&mut self) -> Result<PhysFrame, StartError> {
+    pub(crate) fn take_state_frame(&mut self) -> Result<PhysFrame, EarlyError> {
         let before = self.mark();
         let frame = self.arena.take_state_frame().ok_or(NO_ROOM)?;
         self.validate(self.since(before)?)?;
@@ -107,12 +109,12 @@ impl Own {
     }
 
     /// Takes a stack with a frame below it that is to stay unmapped, and gives the stack alone.
-    pub(crate) fn take_stack(&mut self, frames: u64) -> Result<FrameRange, StartError> {
+    pub(crate) fn take_stack(&mut self, frames: u64) -> Result<FrameRange, EarlyError> {
         self.take(1 + frames)?.skip(1).ok_or(NO_ROOM)
     }
 
     /// Passes over a stack that an earlier value took first, and gives it.
-    pub(crate) fn pass_stack(&mut self, frames: u64) -> Result<FrameRange, StartError> {
+    pub(crate) fn pass_stack(&mut self, frames: u64) -> Result<FrameRange, EarlyError> {
         self.arena.take(1 + frames).and_then(|taken| taken.skip(1)).ok_or(NO_ROOM)
     }
 
@@ -122,51 +124,48 @@ impl Own {
     }
 
     /// What was taken since a mark.
-    pub(crate) fn since(&self, mark: u64) -> Result<FrameRange, StartError> {
+    pub(crate) fn since(&self, mark: u64) -> Result<FrameRange, EarlyError> {
         self.arena.taken().and_then(|taken| taken.skip(mark)).ok_or(NO_ROOM)
     }
 
     /// All of the monitor's memory that is valid, but for the pages of the launch.
-    pub(crate) fn valid(&self) -> Result<FrameRange, StartError> {
+    pub(crate) fn valid(&self) -> Result<FrameRange, EarlyError> {
         let first = image()?.code.start();
         let taken = self.arena.taken().ok_or(NO_ROOM)?;
         let end = taken.start().as_u64() + taken.bytes();
         FrameRange::new(first, end - first.as_u64()).map_err(|_| NO_ROOM)
     }
 
-    fn validate(&mut self, range: FrameRange) -> Result<(), StartError> {
-        let failed = |kind| StartError::Validate(kind);
+    fn validate(&mut self, range: FrameRange) -> Result<(), EarlyError> {
         let agreed = MsrProtocol.page_state(&mut self.port, range, HostState::Private);
-        agreed.map_err(|stopped| StartError::Host(stopped.cause.kind()))?;
+        agreed.map_err(|_| EarlyError::HOST)?;
         for block in range.small_blocks() {
             let page = Page::try_new(block.start(), RmpPage::Size4KiB).map_err(|_| NO_ROOM)?;
-            let result =
-                self.port.pvalidate(page, PvalidateOp::Validate).map_err(|_| failed(ErrorKind::Inaccessible))?;
-            match result.code {
-                PvalidateCode::SUCCESS if result.carry => return Err(failed(ErrorKind::AlreadyInState)),
-                PvalidateCode::SUCCESS => {}
-                _ => return Err(failed(ErrorKind::Refused)),
+            match self.port.pvalidate(page, PvalidateOp::Validate) {
+                // With the carry flag it was valid before: the host offers one frame twice.
+                Ok(result) if result.code == PvalidateCode::SUCCESS && !result.carry => {}
+                _ => return Err(EarlyError::VALIDATE),
             }
         }
-        GuestMemory::zero(&self.memory, range).map_err(|error| failed(error.kind()))
+        GuestMemory::zero(&self.memory, range).map_err(|_| EarlyError::VALIDATE)
     }
 
     /// Takes memory for an object that stays.
-    pub(crate) fn place<T>(&mut self, value: T) -> Result<&'static mut T, StartError> {
+    pub(crate) fn place<T>(&mut self, value: T) -> Result<&'static mut T, EarlyError> {
         let range = self.take(objects::frames_of::<T>())?;
         // SAFETY: fresh private memory, at its own address now, and in the final page tables too.
         unsafe { objects::place(range, value) }.ok_or(NO_ROOM)
     }
 
     /// Takes memory for words that are zero and stay.
-    pub(crate) fn words(&mut self, count: usize) -> Result<&'static [AtomicU64], StartError> {
+    pub(crate) fn words(&mut self, count: usize) -> Result<&'static [AtomicU64], EarlyError> {
         let range = self.take(objects::frames_of_words(count))?;
         // SAFETY: as for `place`, and `take` has zeroed it.
         unsafe { objects::words(range, count) }.ok_or(NO_ROOM)
     }
 
     /// Takes memory for empty page tables.
-    pub(crate) fn tables(&mut self, count: u64) -> Result<(&'static mut [Table], PhysAddr), StartError> {
+    pub(crate) fn tables(&mut self, count: u64) -> Result<(&'static mut [Table], PhysAddr), EarlyError> {
         let range = self.take(count)?;
         // SAFETY: as for `words`. The reference is for who writes them; those that become the final page tables are not written
         // once the processor uses them.
@@ -175,16 +174,14 @@ impl Own {
 }
 
 /// Maps a part of the own memory at its own address.
-pub(crate) fn map(builder: &mut Builder<'_>, range: FrameRange, rights: Rights) -> Result<(), StartError> {
+pub(crate) fn map(builder: &mut Builder<'_>, range: FrameRange, rights: Rights) -> Result<(), EarlyError> {
     let (to, len_bytes, size, view) = (range.start(), range.bytes(), PageSize::Small, View::Private);
     let at = VirtAddr::try_new(to.as_u64()).map_err(|_| BAD_IMAGE)?;
-    builder
-        .map(&Mapping { at, to, len_bytes, size, rights, view })
-        .map_err(|_| StartError::Memory("page tables are too small"))
+    builder.map(&Mapping { at, to, len_bytes, size, rights, view }).map_err(|_| EarlyError::MEMORY)
 }
 
 /// Maps the image at its own address, each part with its rights.
-pub(crate) fn map_image(builder: &mut Builder<'_>) -> Result<(), StartError> {
+pub(crate) fn map_image(builder: &mut Builder<'_>) -> Result<(), EarlyError> {
     let Image { code, constants, data } = image()?;
     map(builder, code, Rights::Code)?;
     map(builder, constants, Rights::Constants)?;

@@ -22,34 +22,45 @@ pub(crate) const HOST_GAVE_UP: u8 = 0x23;
 /// The host did not carry out the end that was asked for.
 pub(crate) const NOT_ENDED: u8 = 0x24;
 
-/// Why the monitor does not start.
+/// Why the monitor does not start, at a time without a console: the code by which the guest ends is all that anybody hears.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EarlyError(pub(crate) u8);
+
+impl EarlyError {
+    /// The host has no common protocol version, or does not make memory private.
+    pub(crate) const HOST: Self = Self(0x30);
+    /// The parameters of the host cannot be.
+    pub(crate) const PARAMETERS: Self = Self(0x31);
+    /// The memory map has no room for the monitor, or is larger than its tables.
+    pub(crate) const MEMORY: Self = Self(0x32);
+    /// The own memory cannot be validated.
+    pub(crate) const VALIDATE: Self = Self(0x33);
+    /// The backend does not start.
+    pub(crate) const BACKEND: Self = Self(0x34);
+}
+
+/// Why the monitor does not start, at a time with a console.
 #[derive(Clone, Copy, Debug, Error)]
 pub(crate) enum StartError {
-    /// The host has no common protocol version, or does not make memory private.
-    #[error("first talk with the host: {0:?}")]
-    Host(ErrorKind),
-    /// The parameters of the host cannot be.
-    #[error("parameters: {0}")]
-    Parameters(backend_snp::launch::parameters::ParameterError),
-    /// The memory map has no room for the monitor, or is larger than its tables.
+    /// The memory map has no room for what the launch says.
     #[error("memory map: {0}")]
     Memory(&'static str),
-    /// The own memory cannot be validated.
-    #[error("own memory: {0:?}")]
-    Validate(ErrorKind),
-    /// The backend does not start.
-    #[error("start of the backend: {0:?}")]
-    Backend(ErrorKind),
     /// The page with the guest's place is none.
     #[error("no description of the guest's image")]
     NoGuestImage,
-    /// A step towards the guest failed.
+    /// The backend failed in a step towards the guest.
     #[error("{step}: {kind:?}")]
     Guest {
         /// Which one.
         step: &'static str,
         /// Why.
-        kind: Option<ErrorKind>,
+        kind: ErrorKind,
+    },
+    /// A step towards the guest is not allowed: the ledger has the frames in another state, or a table is full.
+    #[error("{step}: refused")]
+    Refused {
+        /// Which one.
+        step: &'static str,
     },
 }
 
@@ -59,13 +70,9 @@ impl StartError {
     /// The code by which the guest ends.
     pub(crate) const fn code(&self) -> u8 {
         match self {
-            Self::Host(_) => 0x30,
-            Self::Parameters(_) => 0x31,
-            Self::Memory(_) => 0x32,
-            Self::Validate(_) => 0x33,
-            Self::Backend(_) => 0x34,
+            Self::Memory(_) => EarlyError::MEMORY.0,
             Self::NoGuestImage => 0x35,
-            Self::Guest { .. } => 0x36,
+            Self::Guest { .. } | Self::Refused { .. } => 0x36,
         }
     }
 }

@@ -21,7 +21,7 @@ use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
 use crate::guest;
-use crate::reason::{self, StartError};
+use crate::reason::{self, EarlyError, StartError};
 use crate::start::{CHANNEL_FRAMES, frame};
 
 /// Level of the guest.
@@ -118,13 +118,13 @@ extern "sysv64" fn secondary(id: u64, exception_stack: u64) -> ! {
 /// The monitor of this vCPU, with a console.
 #[inline(never)]
 fn begin(world: &'static World, id: VcpuId) -> Vcpu {
-    assemble(world, id).unwrap_or_else(|error| end::terminate(error.code()))
+    assemble(world, id).unwrap_or_else(|error| end::terminate(error.0))
 }
 
-fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, StartError> {
-    let backend = |error: SnpError| StartError::Backend(error.kind());
+fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, EarlyError> {
+    let backend = |_: SnpError| EarlyError::BACKEND;
     let channel = |index| frame(world.channels, CHANNEL_FRAMES * u64::from(id.0) + index);
-    let missing = StartError::Memory("no channel for a vCPU");
+    let missing = EarlyError::MEMORY;
     let (private, shared) = (world.space.private(), world.space.shared());
     // SAFETY: CPL 0, and exceptions have handlers. The pages that are changed belong to the channels or stand in the ledger.
     let [port, link_port] = [(); 2].map(|()| unsafe { world.space.port() });
@@ -152,7 +152,7 @@ fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, StartError> {
     let l1 = L1::start(port, setup, world.shared).map_err(backend)?;
     LINKS.set(Link::open(link_port, shared, ghcb).map_err(backend)?);
     let view = Shared {
-        ledger: Ledger::new(world.words, world.span).map_err(|_| StartError::Memory("the ledger is too small"))?,
+        ledger: Ledger::new(world.words, world.span).map_err(|_| EarlyError::MEMORY)?,
         storage: world.storage,
         memory: world.guests,
         level: LEVEL,
@@ -170,9 +170,9 @@ pub(crate) fn launch_frame(at: u64) -> PhysFrame {
 /// Puts the own memory on the books, starts the other vCPUs, then makes the guest ready.
 #[inline(never)]
 fn prepare(world: &World, monitor: &mut Vcpu, secondaries: &[Option<Secondary>]) -> Result<(), StartError> {
-    log::info!("monitor on {} of {} vCPUs, C-bit {}", VcpuId(0), world.vcpus, world.c_bit.position());
+    println!("monitor on {} of {} vCPUs, C-bit {}", VcpuId(0), world.vcpus, world.c_bit.position());
     let ledger = monitor.shared().ledger;
-    let refused = |_| StartError::Guest { step: "the ledger has the monitor's memory", kind: None };
+    let refused = |_| StartError::Refused { step: "monitor's memory in the ledger" };
     let launch = FrameRange::new(PhysAddr::new_truncate(SECRETS), LAUNCH_FRAMES * PAGE);
     let launch = launch.map_err(|_| StartError::Memory("a layout that cannot be"))?;
     for range in [world.valid, launch] {
@@ -181,19 +181,16 @@ fn prepare(world: &World, monitor: &mut Vcpu, secondaries: &[Option<Secondary>])
     for Secondary { id, context, state } in secondaries.iter().flatten() {
         // L1 has no use for a call area.
         let new = NewVcpu { id: *id, context, state: *state, call_area: *state };
-        monitor.start_secondary(new).map_err(step("start of a further vCPU of the monitor"))?;
+        monitor.start_secondary(new).map_err(step("start of a monitor's vCPU"))?;
     }
     guest::launch(world, monitor)
 }
 
 /// Names a step that the backend or the ledger refused.
 pub(crate) fn step(step: &'static str) -> impl Fn(SetupError<SnpError>) -> StartError {
-    move |error| {
-        let kind = match error {
-            SetupError::Backend(Stopped { cause, .. }) => Some(cause.kind()),
-            _ => None,
-        };
-        StartError::Guest { step, kind }
+    move |error| match error {
+        SetupError::Backend(Stopped { cause, .. }) => StartError::Guest { step, kind: cause.kind() },
+        _ => StartError::Refused { step },
     }
 }
 
@@ -201,7 +198,7 @@ pub(crate) fn step(step: &'static str) -> impl Fn(SetupError<SnpError>) -> Start
 fn run(world: &World, monitor: &mut Vcpu) -> ! {
     let code = loop {
         match monitor.run() {
-            Outcome::Stopped(stop) => log::info!("the guest's vCPU here has stopped: {}", why(stop)),
+            Outcome::Stopped(stop) => println!("the guest's vCPU here has stopped: {}", why(stop)),
             Outcome::HostGaveUp => break reason::HOST_GAVE_UP,
             Outcome::Dead => break reason::DEAD,
         }

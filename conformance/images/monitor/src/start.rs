@@ -2,7 +2,7 @@
 
 use backend_snp::host::negotiate;
 use backend_snp::launch::parameters::{guest_ram, vp_count};
-use coco_part_api::{Context, Error, FrameRange, MemoryMap, VcpuId};
+use coco_part_api::{Context, FrameRange, MemoryMap, VcpuId};
 use image_layout::{MEMORY_MAP, MONITOR, MONITOR_END, PAGE, PARAMETERS, VCPU_COUNT};
 use image_runtime::paging::{Builder, CBit, Rights};
 use image_runtime::space::{self, Space};
@@ -16,7 +16,7 @@ use x86_64::{PhysAddr, VirtAddr};
 use crate::entry::boot_stack;
 use crate::guest;
 use crate::own::{self, EXCEPTION_STACK_FRAMES, OWN_TABLES, Own, STACK_FRAMES};
-use crate::reason::StartError;
+use crate::reason::EarlyError;
 use crate::serve::{self, Secondary, World};
 
 /// Most ranges of RAM.
@@ -35,10 +35,10 @@ pub(crate) extern "sysv64" fn first(c_bit: u64) -> ! {
     unsafe { cpu::continue_on(stack, second, c_bit) }
 }
 
-fn first_stack() -> Result<VirtAddr, StartError> {
+fn first_stack() -> Result<VirtAddr, EarlyError> {
     // SAFETY: on the first page tables, with handlers that end the guest. The next value is made when this one is gone.
     let mut own = unsafe { Own::new() }?;
-    negotiate(own.port()).map_err(|error| StartError::Host(error.kind()))?;
+    negotiate(own.port()).map_err(|_| EarlyError::HOST)?;
     end_of(own.take_stack(STACK_FRAMES)?)
 }
 
@@ -49,8 +49,8 @@ extern "sysv64" fn second(c_bit: u64) -> ! {
 }
 
 /// Validates memory for everything that is to be kept, makes the final page tables, and goes over to them.
-fn assemble(c_bit: u64) -> Result<[Option<Secondary>; VCPUS], StartError> {
-    let c_bit = CBit::new(c_bit).ok_or(StartError::Memory("a C-bit that cannot be"))?;
+fn assemble(c_bit: u64) -> Result<[Option<Secondary>; VCPUS], EarlyError> {
+    let c_bit = CBit::new(c_bit).ok_or(EarlyError::MEMORY)?;
     // SAFETY: as in `first_stack`, whose value is gone.
     let mut own = unsafe { Own::new() }?;
     let stack = own.pass_stack(STACK_FRAMES)?;
@@ -59,16 +59,16 @@ fn assemble(c_bit: u64) -> Result<[Option<Secondary>; VCPUS], StartError> {
     let mut parameters = [0; PAGE as usize];
     own.read(PARAMETERS, &mut parameters)?;
     let area = |offset: u32| parameters.get(offset as usize..).unwrap_or_default();
-    let vcpus = vp_count(area(VCPU_COUNT), VCPUS as u32).map_err(StartError::Parameters)?;
+    let vcpus = vp_count(area(VCPU_COUNT), VCPUS as u32).map_err(|_| EarlyError::PARAMETERS)?;
     let monitor = monitor_range()?;
     let mut room = [monitor; RANGES];
-    let all = guest_ram(area(MEMORY_MAP), &[], &mut room).map_err(StartError::Parameters)?;
+    let all = guest_ram(area(MEMORY_MAP), &[], &mut room).map_err(|_| EarlyError::PARAMETERS)?;
     let span = span(all, monitor)?;
 
     let objects = own.mark();
     let all = keep(&mut own, all)?;
     let mut room = [monitor; RANGES];
-    let guests = guest_ram(area(MEMORY_MAP), &[monitor], &mut room).map_err(StartError::Parameters)?;
+    let guests = guest_ram(area(MEMORY_MAP), &[monitor], &mut room).map_err(|_| EarlyError::PARAMETERS)?;
     let guests = keep(&mut own, guests)?;
     let words = own.words(Ledger::words_for(span.frames()))?;
     let storage = own.place(l1_monitor::Storage::new())?;
@@ -102,13 +102,13 @@ fn assemble(c_bit: u64) -> Result<[Option<Secondary>; VCPUS], StartError> {
         }
         *place = Some(Secondary { id: VcpuId(id), context, state: own.take_state_frame()? });
     }
-    space::map(&mut builder, end).map_err(|_| StartError::Memory("page tables are too small"))?;
+    space::map(&mut builder, end).map_err(|_| EarlyError::MEMORY)?;
 
     // SAFETY: everything that is in use is mapped in the new tables where it was: image, stack, objects. The old tables and the
     // boot stack are part of the image.
     unsafe { cpu::load_page_tables(root) };
     // SAFETY: the tables map both windows up to `end`. Exceptions end the guest.
-    let space = unsafe { Space::new(end) }.map_err(|_| StartError::Memory("more RAM than a window shows"))?;
+    let space = unsafe { Space::new(end) }.map_err(|_| EarlyError::MEMORY)?;
     let valid = own.valid()?;
     serve::publish(World {
         space,
@@ -132,17 +132,18 @@ fn assemble(c_bit: u64) -> Result<[Option<Secondary>; VCPUS], StartError> {
 /// Index of RSI in a context.
 const RSI: usize = 6;
 
-const OVERLAP: StartError = StartError::Memory("ranges of RAM overlap");
+/// Ranges of RAM overlap.
+const OVERLAP: EarlyError = EarlyError::MEMORY;
 
-fn monitor_range() -> Result<FrameRange, StartError> {
+fn monitor_range() -> Result<FrameRange, EarlyError> {
     let range = FrameRange::new(PhysAddr::new_truncate(MONITOR), MONITOR_END - MONITOR);
-    range.map_err(|_| StartError::Memory("a layout that cannot be"))
+    range.map_err(|_| EarlyError::MEMORY)
 }
 
 /// From the first to the last frame of RAM, the monitor's own memory among it.
-fn span(all: &[FrameRange], monitor: FrameRange) -> Result<FrameRange, StartError> {
+fn span(all: &[FrameRange], monitor: FrameRange) -> Result<FrameRange, EarlyError> {
     if !all.iter().any(|range| range.contains(monitor)) {
-        return Err(StartError::Memory("the monitor is not in RAM"));
+        return Err(EarlyError::MEMORY);
     }
     let (first, last) = all.first().zip(all.last()).ok_or(OVERLAP)?;
     // In order: the reader of the map demands it.
@@ -151,8 +152,8 @@ fn span(all: &[FrameRange], monitor: FrameRange) -> Result<FrameRange, StartErro
 }
 
 /// Ranges that stay.
-fn keep(own: &mut Own, ranges: &[FrameRange]) -> Result<&'static [FrameRange], StartError> {
-    let first = *ranges.first().ok_or(StartError::Memory("no RAM for a guest"))?;
+fn keep(own: &mut Own, ranges: &[FrameRange]) -> Result<&'static [FrameRange], EarlyError> {
+    let first = *ranges.first().ok_or(EarlyError::MEMORY)?;
     let kept = own.place([first; RANGES])?;
     for (place, range) in kept.iter_mut().zip(ranges) {
         *place = *range;
@@ -160,8 +161,8 @@ fn keep(own: &mut Own, ranges: &[FrameRange]) -> Result<&'static [FrameRange], S
     kept.get(..ranges.len()).ok_or(OVERLAP)
 }
 
-fn end_of(stack: FrameRange) -> Result<VirtAddr, StartError> {
-    VirtAddr::try_new(stack.start().as_u64() + stack.bytes()).map_err(|_| StartError::Memory("a stack that cannot be"))
+fn end_of(stack: FrameRange) -> Result<VirtAddr, EarlyError> {
+    VirtAddr::try_new(stack.start().as_u64() + stack.bytes()).map_err(|_| EarlyError::MEMORY)
 }
 
 /// A frame of a range.
@@ -170,6 +171,6 @@ pub(crate) fn frame(range: FrameRange, index: u64) -> Option<PhysFrame> {
 }
 
 /// Ends the guest after an error at a time without a console.
-fn or_end<T>(result: Result<T, StartError>) -> T {
-    result.unwrap_or_else(|error| end::terminate(error.code()))
+fn or_end<T>(result: Result<T, EarlyError>) -> T {
+    result.unwrap_or_else(|error| end::terminate(error.0))
 }
