@@ -40,6 +40,7 @@ struct Figures {
     first_guest_ms: u128,
     /// Time from the start of QEMU to the first byte of a kernel that does nothing else.
     empty_kernel_ms: u128,
+    /// Measured pages of the monitor.
     monitor_pages: usize,
 }
 
@@ -87,7 +88,7 @@ pub(crate) fn print(arguments: &Arguments) -> Result<bool, String> {
         work,
         first_guest_ms: middle(guests),
         empty_kernel_ms: middle(nothings),
-        monitor_pages: programs.monitor.pages().count(),
+        monitor_pages: programs.monitor.pages().count() - programs.monitor.blank.len(),
     };
     figures.print();
     arguments.json.as_deref().map_or(Ok(()), |path| output::write_json(path, &figures))?;
