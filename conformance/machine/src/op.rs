@@ -106,9 +106,9 @@ pub enum Op {
     },
     /// VMGEXIT; the registers are saved in the VMSA and reloaded from it on the way back.
     Vmgexit(Regs),
-    /// RDMSR.
+    /// RDMSR: #VC but for what the VMSA has a field for ([`msr`](crate::msr)).
     Rdmsr(u32),
-    /// WRMSR.
+    /// WRMSR, likewise.
     Wrmsr(u32, u64),
     /// IN (always #VC in an SNP guest).
     In {

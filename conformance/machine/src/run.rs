@@ -40,7 +40,7 @@ pub mod exit_code {
     pub const END: u64 = 0xf000_0000;
 }
 
-/// Model specific registers (sev_features.csv).
+/// Model specific registers: those of SNP (sev_features.csv), and those of which the VMSA has a field (24593, appendix A).
 pub mod msr {
     numbers! {
         pub u32:
@@ -48,8 +48,40 @@ pub mod msr {
         GHCB = 0xc001_0130;
         /// SEV_STATUS.
         SEV_STATUS = 0xc001_0131;
+        /// Limits of speculation.
+        SPEC_CTRL = 0x48;
+        /// Barriers of speculation; only written.
+        PRED_CMD = 0x49;
+        /// SYSENTER: code segment.
+        SYSENTER_CS = 0x174;
+        /// SYSENTER: stack pointer.
+        SYSENTER_ESP = 0x175;
+        /// SYSENTER: instruction pointer.
+        SYSENTER_EIP = 0x176;
+        /// DebugCtl.
+        DEBUGCTL = 0x1d9;
+        /// Page attribute table.
+        PAT = 0x277;
+        /// Extended state of the supervisor.
+        XSS = 0xda0;
         /// EFER.
         EFER = 0xc000_0080;
+        /// SYSCALL and SYSRET: segments.
+        STAR = 0xc000_0081;
+        /// SYSCALL: target of 64-bit code.
+        LSTAR = 0xc000_0082;
+        /// SYSCALL: target of compatibility mode.
+        CSTAR = 0xc000_0083;
+        /// SYSCALL: flags that it clears.
+        SFMASK = 0xc000_0084;
+        /// Base of FS.
+        FS_BASE = 0xc000_0100;
+        /// Base of GS.
+        GS_BASE = 0xc000_0101;
+        /// The base that SWAPGS swaps GS with.
+        KERNEL_GS_BASE = 0xc000_0102;
+        /// What RDTSCP and RDPID read.
+        TSC_AUX = 0xc000_0103;
     }
 }
 

@@ -5,10 +5,18 @@ use crate::memory::PageBytes;
 
 numbers! {
     pub usize:
+    /// Segment FS.
+    FS = 0x040;
+    /// Segment GS.
+    GS = 0x050;
     /// VMPL at which the VMSA runs, one byte.
     VMPL = 0x0ca;
     /// EFER.
     EFER = 0x0d0;
+    /// Extended state of the supervisor.
+    XSS = 0x140;
+    /// CR0.
+    CR0 = 0x158;
     /// RFLAGS.
     RFLAGS = 0x170;
     /// RIP.
@@ -17,6 +25,30 @@ numbers! {
     RSP = 0x1d8;
     /// RAX.
     RAX = 0x1f8;
+    /// STAR.
+    STAR = 0x200;
+    /// LSTAR.
+    LSTAR = 0x208;
+    /// CSTAR.
+    CSTAR = 0x210;
+    /// SFMASK.
+    SFMASK = 0x218;
+    /// KERNEL_GS_BASE.
+    KERNEL_GS_BASE = 0x220;
+    /// SYSENTER_CS.
+    SYSENTER_CS = 0x228;
+    /// SYSENTER_ESP.
+    SYSENTER_ESP = 0x230;
+    /// SYSENTER_EIP.
+    SYSENTER_EIP = 0x238;
+    /// Page attribute table.
+    G_PAT = 0x268;
+    /// DebugCtl.
+    DBGCTL = 0x270;
+    /// SPEC_CTRL.
+    SPEC_CTRL = 0x2e0;
+    /// TSC_AUX, four bytes.
+    TSC_AUX = 0x2ec;
     /// RCX.
     RCX = 0x308;
     /// RDX.
@@ -52,6 +84,9 @@ numbers! {
     /// XCR0.
     XCR0 = 0x3e8;
 }
+
+/// Offset of the base in a segment.
+pub const SEGMENT_BASE: usize = 8;
 
 /// First byte behind the saved state; from here on reserved or intercept words.
 pub const END_OF_STATE: usize = 0x900;

@@ -180,7 +180,7 @@ fn cpuid<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
 }
 
 fn msr<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
-    for number in [0x1b, 0x277, 0x4000_0000, 0xc001_1020] {
+    for number in [0x1b, 0x2ff, 0x4000_0000, 0xc001_1020] {
         raises(guest, Instruction::ReadMsr(number), 0x7c)?;
         raises(guest, Instruction::WriteMsr(number, 0), 0x7c)?;
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod memory_ops;
+mod msr;
 mod reflect;
 pub(crate) mod rmp_ops;
 mod system;

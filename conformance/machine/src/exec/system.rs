@@ -1,12 +1,11 @@
-//! MSRs and TLB invalidation.
+//! TLB invalidation.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Actor, Stopped};
 use crate::nested::page_of;
-use crate::run::{KeyState, exit_code, msr};
-use crate::{Answer, Machine, vmsa};
+use crate::{Answer, Machine};
 
 /// INVLPGB RAX: bit 0, the VA is valid.
 const VA_VALID: u64 = 1 << 0;
@@ -31,37 +30,6 @@ pub(crate) enum Flush {
 }
 
 impl Machine {
-    fn running_as(&self, actor: Actor) -> Option<&crate::run::Running> {
-        self.vcpus.get(usize::from(actor.vcpu.0))?.running.as_ref()
-    }
-
-    pub(super) fn rdmsr(&self, actor: Actor, number: u32) -> Result<Answer, Stopped> {
-        let Some(running) = self.running_as(actor) else { return Err(Stopped::GENERAL_PROTECTION) };
-        let value = match number {
-            msr::GHCB => self.ghcb_msr(running.key),
-            // SEV, SEV-ES, then the features from bit 2 on.
-            msr::SEV_STATUS => (vmsa::read_u64(&running.registers[..], vmsa::SEV_FEATURES) << 2) | 0b11,
-            msr::EFER => vmsa::read_u64(&running.registers[..], vmsa::EFER),
-            _ => return Err(Stopped::intercepted(exit_code::MSR)),
-        };
-        Ok(Answer::Value(value))
-    }
-
-    pub(super) fn wrmsr(&mut self, actor: Actor, number: u32, value: u64) -> Result<Answer, Stopped> {
-        let state = self.vcpus.get_mut(usize::from(actor.vcpu.0));
-        let Some(running) = state.and_then(|state| state.running.as_mut()) else {
-            return Err(Stopped::GENERAL_PROTECTION);
-        };
-        match number {
-            msr::GHCB => self.keys.entry(running.key).or_insert(KeyState::NEW).ghcb_msr = value,
-            msr::SEV_STATUS => return Err(Stopped::GENERAL_PROTECTION),
-            // The running guest cannot change EFER.SVME (RMP-024).
-            msr::EFER => vmsa::write_u64(&mut running.registers[..], vmsa::EFER, value | vmsa::EFER_SVME),
-            _ => return Err(Stopped::intercepted(exit_code::MSR)),
-        }
-        Ok(Answer::None)
-    }
-
     /// INVLPGB: takes effect here at once, on the other vCPUs at TLBSYNC.
     ///
     /// By VA it drops only what the executing VMPL maps there: its linear addresses are its own. Without a VA and without

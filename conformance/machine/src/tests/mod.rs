@@ -4,6 +4,7 @@ mod access;
 mod embed;
 mod facts;
 mod instructions;
+mod msrs;
 mod oracles_conduct;
 mod oracles_memory;
 mod page_state;
