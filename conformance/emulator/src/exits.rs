@@ -294,7 +294,7 @@ impl Exited<'_> {
         let Some((write, length)) = Cr0Write::of(&self.bytes(), is_long(&self.registers)) else {
             return self.cpu.inject(INVALID_OPCODE);
         };
-        let old = self.read(field::CR0);
+        let old = self.read(vmsa::CR0);
         let new = match write {
             Cr0Write::Move { from } => self.read(general(from)) & 0xffff_ffff | 1 << 4,
             Cr0Write::ClearTaskSwitched => old & !(1 << 3),
@@ -302,7 +302,7 @@ impl Exited<'_> {
         let efer = self.read(vmsa::EFER);
         let is_paged = new & guest::CR0_PG != 0;
         let active = if is_paged && efer & EFER_LME != 0 { EFER_LMA } else { 0 };
-        write_u64(&mut self.registers, field::CR0, new);
+        write_u64(&mut self.registers, vmsa::CR0, new);
         write_u64(&mut self.registers, vmsa::EFER, efer & !EFER_LMA | active);
         guest::advance(&mut self.registers, length);
         self.put();

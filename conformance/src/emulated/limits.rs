@@ -49,6 +49,12 @@ pub const LIMITS: &[Limit] = &[
                unmapped page on its way is lost",
         cases: &[],
     },
+    Limit {
+        name: "inert-registers",
+        text: "PAT, SPEC_CTRL, PRED_CMD, XSS, DEBUGCTL and the bits of EFER beyond SCE, LME, LMA, NXE, SVME and FFXSR are \
+               values that each level has for itself: no memory type, no predictor, no XSAVES and no branch record follows them",
+        cases: &[],
+    },
     Limit { name: "busy-entry", text: "no access meets an RMP entry that another processor holds", cases: &[] },
     Limit {
         name: "shadow-stack",

@@ -8,7 +8,7 @@ mod xsave;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use machine::RunKey;
+use machine::{RunKey, msr, vmsa};
 use x86_64::registers::model_specific::Msr;
 
 use crate::frames::Page;
@@ -112,6 +112,8 @@ pub(crate) struct Cpu {
     pub(crate) is_idle: bool,
     /// The VMSA whose extended state is in the registers.
     pub(crate) extended: Option<RunKey>,
+    /// What RDTSCP reads.
+    tsc_aux: u64,
 }
 
 impl Cpu {
@@ -125,7 +127,7 @@ impl Cpu {
         unsafe { asm!("vmsave rax", in("rax") own, options(nostack)) };
         apic::enable();
         STARTED.fetch_add(1, Ordering::SeqCst);
-        Self {
+        let mut cpu = Self {
             id,
             vmcb: Vmcb::new(),
             own,
@@ -134,7 +136,15 @@ impl Cpu {
             last_exit: now(),
             is_idle: false,
             extended: None,
-        }
+            tsc_aux: 0,
+        };
+        cpu.write_tsc_aux();
+        cpu
+    }
+
+    fn write_tsc_aux(&mut self) {
+        // SAFETY: nothing but RDTSCP reads it, which our own code does not execute.
+        unsafe { Msr::new(msr::TSC_AUX).write(self.tsc_aux) };
     }
 
     /// Takes the state of a VMSA, and the nested tables to run it under.
@@ -144,6 +154,12 @@ impl Cpu {
             *register = u64::from_le_bytes(*bytes);
         }
         self.vmcb.set(control::NESTED_CR3, nested_cr3);
+        // No VMCB has it. The lower half.
+        let tsc_aux = vmsa::read_u64(registers, vmsa::TSC_AUX) & 0xffff_ffff;
+        if self.tsc_aux != tsc_aux {
+            self.tsc_aux = tsc_aux;
+            self.write_tsc_aux();
+        }
         if let Some(in_guest) = IN_GUEST.get(usize::from(self.id)) {
             in_guest.store(true, Ordering::SeqCst);
         }

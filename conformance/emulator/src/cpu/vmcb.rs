@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use machine::vmsa;
+use machine::{msr, vmsa};
 
 use crate::frames::Page;
 
@@ -44,9 +44,13 @@ const SECOND: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 const MASKED: u64 = 1 << 24;
 /// V_IRQ with V_IGN_TPR: makes the guest exit as soon as it can be interrupted.
 const WINDOW: u64 = 1 << 8 | 1 << 20;
-/// MSRs that a guest keeps to itself: their values travel in the VMSA. Segment bases, SYSCALL and SYSENTER.
-const OWN_MSRS: [u32; 10] =
-    [0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0x174, 0x175, 0x176];
+/// MSRs that VMSAVE and VMLOAD move between the processor and the save area, and that take any value: a guest reads and writes
+/// them without an exit.
+const FREE_MSRS: [u32; 5] = [msr::STAR, msr::SFMASK, msr::SYSENTER_CS, msr::SYSENTER_ESP, msr::SYSENTER_EIP];
+/// Those that take addresses: QEMU would take anything, so a write is the machine's to look at.
+const ADDRESS_MSRS: [u32; 5] = [msr::LSTAR, msr::CSTAR, msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE];
+/// EFER as QEMU's VMRUN takes it: SCE, LME, LMA, NXE, SVME and FFXSR. What else a guest sets there changes nothing in QEMU.
+const EFER_KNOWN: u64 = 1 | 1 << 8 | 7 << 10 | 1 << 14;
 
 /// The VMCB of one processor.
 #[derive(Debug)]
@@ -59,11 +63,13 @@ impl Vmcb {
         // 12 KiB of ones, and 8 KiB.
         let io = alloc::vec![Page([0xff; 4096]); 3].leak();
         let msrs = alloc::vec![Page([0xff; 4096]); 2].leak();
-        for number in OWN_MSRS {
-            // Two bits per MSR; the block of the upper ones begins at 0x800.
+        for (number, free) in
+            FREE_MSRS.map(|number| (number, 3)).into_iter().chain(ADDRESS_MSRS.map(|number| (number, 1)))
+        {
+            // Two bits per MSR, of which the lower one is for reads; the block of the upper ones begins at 0x800.
             let index = (number & 0x1fff) as usize;
             let at = if number >> 31 == 1 { 0x800 } else { 0 } + index / 4;
-            msrs[at / 4096].0[at % 4096] &= !(3 << (index % 4 * 2));
+            msrs[at / 4096].0[at % 4096] &= !(free << (index % 4 * 2));
         }
         vmcb.set(control::INTERCEPT_CR, CR0_WRITE);
         vmcb.set32(control::INTERCEPT_EXCEPTIONS, INVALID_OPCODE as u32);
@@ -104,10 +110,13 @@ impl Vmcb {
     /// Takes the state of a VMSA.
     pub(crate) fn load(&mut self, registers: &[u8; 4096]) {
         self.0.0[SAVE..SAVE + COMMON].copy_from_slice(&registers[..COMMON]);
+        self.set(SAVE + vmsa::EFER, vmsa::read_u64(registers, vmsa::EFER) & EFER_KNOWN);
     }
 
     /// Gives it back. What a VMSA has that is no part of a save area is as [`load`](Self::load) found it.
     pub(crate) fn save(&self, registers: &mut [u8; 4096]) {
+        let unknown = vmsa::read_u64(registers, vmsa::EFER) & !EFER_KNOWN;
         registers[..COMMON].copy_from_slice(&self.0.0[SAVE..SAVE + COMMON]);
+        vmsa::write_u64(registers, vmsa::EFER, self.get(SAVE + vmsa::EFER) | unknown);
     }
 }

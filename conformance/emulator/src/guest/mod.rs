@@ -19,7 +19,6 @@ pub(crate) mod field {
     pub(crate) const CPL: usize = 0x0cb;
     pub(crate) const CR4: usize = 0x148;
     pub(crate) const CR3: usize = 0x150;
-    pub(crate) const CR0: usize = 0x158;
     pub(crate) const CR2: usize = 0x240;
 }
 
@@ -34,7 +33,7 @@ pub(crate) type Registers = [u8; 4096];
 
 /// Whether paging is on.
 pub(crate) fn is_paged(registers: &Registers) -> bool {
-    read_u64(registers, field::CR0) & CR0_PG != 0
+    read_u64(registers, vmsa::CR0) & CR0_PG != 0
 }
 
 /// Whether it executes 64-bit code.
