@@ -78,6 +78,12 @@ pub(crate) fn task() -> u16 {
     selector
 }
 
+/// Ticks of the time stamp counter.
+pub fn ticks() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 /// Where the last page fault was.
 pub fn fault_address() -> VirtAddr {
     let at: u64;
@@ -124,6 +130,16 @@ pub unsafe fn continue_on(stack: VirtAddr, entry: extern "sysv64" fn(u64) -> !, 
             options(noreturn),
         );
     }
+}
+
+/// Lets interrupts in for a moment. They are off before and afterwards.
+///
+/// # Safety
+/// Interrupts have handlers.
+pub unsafe fn let_interrupts_in() {
+    // SAFETY: handlers were promised. They change no register and no memory but their own. STI takes effect behind the
+    // instruction that follows it.
+    unsafe { asm!("sti", "pause", "cli", options(nostack)) }
 }
 
 /// How many interrupts have arrived, on all vCPUs.

@@ -1,8 +1,9 @@
 //! The entry of every exception and interrupt.
 //!
 //! Exceptions (vectors 0 to 31) run the handler of the image on a stack of their own, so that an overflown stack can still be
-//! reported. Interrupts (from 32 on) are counted and that is all: they only end a wait. Both may be the host's invention, at
-//! any time and with any error code, so neither entry trusts anything but what the processor saved.
+//! reported. Interrupts (from 32 on) are counted and that is all, unless [somebody takes them](crate::interrupts): they only
+//! end a wait. Both may be the host's invention, at any time and with any error code, so neither entry trusts anything but what
+//! the processor saved.
 //!
 //! The #HV of restricted injection (28) and NMIs (2) just return.
 
@@ -37,6 +38,15 @@ pub struct Frame {
     pub ss: u64,
 }
 
+/// Where the handler of an exception runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// On the stack that the vCPU began with for exceptions.
+    Own,
+    /// On the current one, or coming from CPL 3 on the kernel's.
+    Current,
+}
+
 /// What an image does about exceptions.
 pub type Handler = fn(&mut Frame);
 
@@ -53,6 +63,8 @@ const WITH_ERROR_CODE: u32 =
 const JUST_RETURN: [usize; 2] = [2, 28];
 /// The stack of the interrupt stack table on which exceptions run.
 const STACK: u8 = 1;
+/// The same in the first word of a gate.
+const IST_OWN: u64 = (STACK as u64) << 32;
 
 static IDT: [AtomicU64; 2 * GATES] = [const { AtomicU64::new(0) }; 2 * GATES];
 
@@ -148,6 +160,30 @@ pub fn install(handler: Handler) {
         for (word, value) in words.iter().zip(gate(VirtAddr::new_truncate(to as u64), stack)) {
             word.store(value, Ordering::Relaxed);
         }
+    }
+}
+
+/// Says on which stack an exception is handled, on all vCPUs. False for a vector that is none.
+///
+/// # Safety
+/// For [`Stack::Current`]: wherever the exception arrives, the stack has room for the handler, and every vCPU that goes to CPL 3
+/// has a [kernel stack](crate::vcpu::set_kernel_stack).
+pub unsafe fn set_stack(vector: u8, stack: Stack) -> bool {
+    let vector = usize::from(vector);
+    let Some([low, _]) = IDT.as_chunks::<2>().0.get(vector).filter(|_| vector < EXCEPTIONS) else { return false };
+    // A gate that is used meanwhile has either stack.
+    match stack {
+        Stack::Own => low.fetch_or(IST_OWN, Ordering::Relaxed),
+        Stack::Current => low.fetch_and(!IST_OWN, Ordering::Relaxed),
+    };
+    true
+}
+
+/// Replaces a gate above the exceptions.
+pub(crate) fn set_gate(vector: u8, to: VirtAddr) {
+    let words = IDT.as_chunks::<2>().0.get(usize::from(vector)).into_iter().flatten();
+    for (word, value) in words.zip(gate(to, 0)) {
+        word.store(value, Ordering::Relaxed);
     }
 }
 

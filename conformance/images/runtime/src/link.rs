@@ -1,20 +1,12 @@
-//! A vCPU's way to the devices of the host: the console, the port of the result, and the interrupt controller.
+//! A vCPU's way to the devices of the host: the console, the port of the result, and its MSRs.
 
 use backend_snp::SnpError;
 use backend_snp::host::{GhcbPage, PortAccess, PortSize, Segment};
 use backend_snp::instr::{NativePort, NativeWindow};
-use coco_part_api::VcpuId;
 use image_layout::{CONSOLE_PORT, MARK_PORT, NO_PORT, RESULT_PORT};
 use x86_64::structures::paging::PhysFrame;
 
 use crate::vcpu::PerVcpu;
-
-/// The interrupt command register of the x2APIC (24593, x2APIC registers).
-const ICR: u32 = 0x830;
-/// The end-of-interrupt register of the x2APIC.
-const EOI: u32 = 0x80b;
-/// The vector by which vCPUs wake each other: any above the exceptions.
-const WAKE: u64 = 0xf2;
 
 /// A GHCB page and the port to go to the host with it.
 #[derive(Debug)]
@@ -70,19 +62,19 @@ impl Link {
         self.page.port_in(&mut self.port, PortAccess::new(NO_PORT, PortSize::Byte))
     }
 
-    /// Has the host interrupt a vCPU.
+    /// Reads an MSR of the host.
     ///
     /// # Errors
-    /// As [`GhcbPage::write_msr`].
-    pub fn wake(&mut self, who: VcpuId) -> Result<(), SnpError> {
-        self.page.write_msr(&mut self.port, ICR, u64::from(who.0) << 32 | WAKE)
+    /// As [`GhcbPage::read_msr`].
+    pub fn read_msr(&mut self, number: u32) -> Result<u64, SnpError> {
+        self.page.read_msr(&mut self.port, number)
     }
 
-    /// Tells the interrupt controller that an interrupt was taken.
+    /// Writes an MSR of the host.
     ///
     /// # Errors
     /// As [`GhcbPage::write_msr`].
-    pub fn end_of_interrupt(&mut self) -> Result<(), SnpError> {
-        self.page.write_msr(&mut self.port, EOI, 0)
+    pub fn write_msr(&mut self, number: u32, value: u64) -> Result<(), SnpError> {
+        self.page.write_msr(&mut self.port, number, value)
     }
 }

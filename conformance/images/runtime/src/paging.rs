@@ -13,6 +13,7 @@ const REACH_OF_PAGES: u64 = 0x20_0000;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
@@ -56,6 +57,10 @@ pub enum Rights {
     Data,
     /// Everything, for a program that has yet to make tables of its own.
     All,
+    /// Read and execute, at CPL 3 too.
+    UserCode,
+    /// Read and write, at CPL 3 too.
+    UserData,
 }
 
 impl Rights {
@@ -65,6 +70,8 @@ impl Rights {
             Self::Constants => NO_EXECUTE,
             Self::Data => NO_EXECUTE | WRITABLE,
             Self::All => WRITABLE,
+            Self::UserCode => USER,
+            Self::UserData => USER | NO_EXECUTE | WRITABLE,
         }
     }
 }
@@ -211,7 +218,9 @@ impl<'t> Builder<'t> {
                 self.tables.get(new)?;
                 self.used += 1;
                 let to = self.first.as_u64() + (new * size_of::<Table>()) as u64;
-                *self.tables.get_mut(table)?.0.get_mut(index)? = to | PRESENT | WRITABLE | ACCESSED | self.c_bit.mask();
+                // The last entry alone says what is allowed.
+                let bits = PRESENT | WRITABLE | USER | ACCESSED | self.c_bit.mask();
+                *self.tables.get_mut(table)?.0.get_mut(index)? = to | bits;
                 new
             } else if entry & LARGE != 0 {
                 return self.tables.get_mut(table)?.0.get_mut(index);
@@ -277,6 +286,11 @@ mod tests {
     fn nothing_is_writable_and_executable_unless_it_has_to_be() {
         let all = [Rights::Code, Rights::Constants, Rights::Data, Rights::All];
         assert_eq!(all.map(Rights::bits), [0, 1 << 63, 1 << 63 | 2, 2]);
+    }
+
+    #[test]
+    fn cpl_3_reaches_what_is_mapped_for_it() {
+        assert_eq!([Rights::UserCode, Rights::UserData].map(Rights::bits), [4, 1 << 63 | 6]);
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub mod with_registers {
     execute!(cpuid, "Executes CPUID; EBX is lost.", "mov r8, rbx", "cpuid"; "mov rbx, r8");
     execute!(rdmsr, "Executes RDMSR.", "rdmsr";);
     execute!(wrmsr, "Executes WRMSR.", "wrmsr";);
+    execute!(rdtscp, "Executes RDTSCP.", "rdtscp";);
     execute!(in_byte, "Executes IN of a byte.", "in al, dx";);
     execute!(out_byte, "Executes OUT of a byte.", "out dx, al";);
     execute!(wbinvd, "Executes WBINVD.", "wbinvd";);

@@ -1,4 +1,4 @@
-//! Descriptors of 64-bit mode as words: code, data, task state and interrupt gates.
+//! Descriptors of 64-bit mode as words: code and data of CPL 0 and CPL 3, task state, and interrupt gates.
 //!
 //! Source: 24593, chapter 4, long-mode descriptors.
 
@@ -8,16 +8,26 @@ use x86_64::VirtAddr;
 pub const CODE: u16 = 0x08;
 /// Selector of the data segments.
 pub const DATA: u16 = 0x10;
+/// Selector of the data segments of CPL 3. Data before code, as SYSRET has it.
+pub const USER_DATA: u16 = 0x1b;
+/// Selector of the code segment of CPL 3.
+pub const USER_CODE: u16 = 0x23;
 /// Selector of the first task state segment. Each has two words.
-pub const TASK: u16 = 0x18;
+pub const TASK: u16 = 0x28;
 
 /// 64-bit code at CPL 0, accessed.
 pub const CODE_WORD: u64 = 0x00af_9b00_0000_ffff;
 /// Flat data at CPL 0, writable, accessed.
 pub const DATA_WORD: u64 = 0x00cf_9300_0000_ffff;
+/// Flat data at CPL 3, writable, accessed.
+pub const USER_DATA_WORD: u64 = 0x00cf_f300_0000_ffff;
+/// 64-bit code at CPL 3, accessed.
+pub const USER_CODE_WORD: u64 = 0x00af_fb00_0000_ffff;
 
 /// Bytes of a task state segment without a permission map.
 pub const TASK_BYTES: usize = 104;
+/// Offset of the stack for CPL 0.
+pub const RSP_0: usize = 0x04;
 /// Offset of the first stack of the interrupt stack table.
 pub const IST_1: usize = 0x24;
 /// Offset of the address of the permission map; one behind the segment means that there is none.

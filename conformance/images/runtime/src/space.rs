@@ -4,6 +4,7 @@
 //! 0                     the image, where it is linked, and memory that it keeps objects in
 //! 512 GiB               guest-physical memory from 0 on, private
 //! 1 TiB                 the same, shared with the host
+//! 2 TiB                 what code at CPL 3 has
 //! ```
 //!
 //! Both windows have 2 MiB pages, so that pages of either size can be validated through the private one.
@@ -19,6 +20,8 @@ use crate::paging::{Builder, MapError, Mapping, Rights, View, large_tables};
 pub const PRIVATE: VirtAddr = VirtAddr::new(1 << 39);
 /// First address of the shared window.
 pub const SHARED: VirtAddr = VirtAddr::new(2 << 39);
+/// First address of what code at CPL 3 has.
+pub const USER: VirtAddr = VirtAddr::new(4 << 39);
 /// Most bytes of a window.
 pub const MOST_BYTES: u64 = 1 << 39;
 

@@ -11,7 +11,9 @@ use x86_64::VirtAddr;
 
 use crate::cpu::{load_gdt, load_task, task};
 use crate::exceptions;
-use crate::segment::{self, CODE_WORD, DATA_WORD, IST_1, PERMISSION_MAP, TASK, TASK_BYTES};
+use crate::segment::{
+    self, CODE_WORD, DATA_WORD, IST_1, PERMISSION_MAP, RSP_0, TASK, TASK_BYTES, USER_CODE_WORD, USER_DATA_WORD,
+};
 
 /// Most vCPUs of an image. They are numbered from 0 (APIC ids).
 pub const VCPUS: usize = 16;
@@ -33,12 +35,12 @@ static TASKS: [TaskState; VCPUS] = [const { [const { AtomicU32::new(0) }; TASK_B
 /// is on that stack is lost with the first exception.
 pub unsafe fn begin(id: VcpuId, exception_stack: VirtAddr) -> bool {
     let Some(state) = TASKS.get(id.index()) else { return false };
-    set_exception_stack(state, exception_stack);
+    set_stack(state, IST_1, exception_stack);
     if let Some(word) = state.get(PERMISSION_MAP / WORD) {
         word.store((TASK_BYTES as u32) << 16, Ordering::Relaxed);
     }
     let descriptor = segment::task(VirtAddr::from_ptr(state));
-    let segments = [0, CODE_WORD, DATA_WORD];
+    let segments = [0, CODE_WORD, DATA_WORD, USER_DATA_WORD, USER_CODE_WORD];
     for (word, value) in GDT.iter().zip(segments) {
         word.store(value, Ordering::Relaxed);
     }
@@ -55,10 +57,20 @@ pub unsafe fn begin(id: VcpuId, exception_stack: VirtAddr) -> bool {
     true
 }
 
-fn set_exception_stack(state: &TaskState, end: VirtAddr) {
+/// Gives this vCPU a stack for what brings it from CPL 3 to CPL 0. False before [`begin`].
+///
+/// # Safety
+/// `end` ends a private, mapped stack, and is a multiple of 16. Whatever else is on that stack is lost.
+pub unsafe fn set_kernel_stack(end: VirtAddr) -> bool {
+    let Some(state) = current().and_then(|id| TASKS.get(id.index())) else { return false };
+    set_stack(state, RSP_0, end);
+    true
+}
+
+fn set_stack(state: &TaskState, offset: usize, end: VirtAddr) {
     // Low half, high half.
     let halves = [end.as_u64() as u32, (end.as_u64() >> 32) as u32];
-    for (word, half) in state.iter().skip(IST_1 / WORD).zip(halves) {
+    for (word, half) in state.iter().skip(offset / WORD).zip(halves) {
         word.store(half, Ordering::Relaxed);
     }
 }
