@@ -1,21 +1,23 @@
-//! What this guest shows, in order: its level, memory, another vCPU, a shared page, evidence, and what every fault brings.
+//! What this guest shows, in order: its level, memory, interrupts, another vCPU, a shared page, evidence, what every fault brings,
+//! code at CPL 3, and registers.
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use coco_part_api::range::LARGE;
+use coco_part_api::range::{LARGE, SMALL};
 use coco_part_api::{
     After, Attest, CreateVcpu, FrameRange, GuestMemory, Identify, Level, NewVcpu, REPORT_DATA, Validate, VcpuId,
 };
 use image_runtime::exceptions::Frame;
 use image_runtime::probe::{self, Caught};
 use image_runtime::space::PRIVATE;
-use image_runtime::{cpu, end, println, vcpu};
+use image_runtime::{cpu, end, println, user as runtime_user, vcpu};
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::structures::paging::PhysFrame;
 
 use crate::start::{EXCEPTION, Guest, Machine, Stop, range};
+use crate::{interrupts, registers, user};
 
 /// Where all memory can be executed: nowhere.
 pub(crate) const CODE: Option<VirtAddr> = None;
@@ -28,7 +30,7 @@ const SHOWN: u64 = 2 * LARGE;
 const PATIENCE: u32 = 1 << 30;
 
 const UNDEFINED: Caught = Caught { vector: 6, error: 0 };
-const GENERAL_PROTECTION: Caught = Caught { vector: 13, error: 0 };
+pub(crate) const GENERAL_PROTECTION: Caught = Caught { vector: 13, error: 0 };
 /// Exceptions that SNP adds have the exit code as their error code.
 const CPUID: Caught = Caught { vector: 29, error: 0x72 };
 const NOT_VALIDATED: Caught = Caught { vector: 29, error: 0x404 };
@@ -37,12 +39,16 @@ const NOT_VALIDATED: Caught = Caught { vector: 29, error: 0x404 };
 pub(crate) fn run(machine: &mut Machine, guest: &mut Guest) -> Result<(), Stop> {
     level(machine, guest)?;
     memory(machine, guest)?;
+    interrupts::timer()?;
     if machine.start.vcpus > 1 {
         second_vcpu(machine, guest)?;
+        interrupts::between_vcpus()?;
     }
     shared_page(machine, guest)?;
     evidence(guest)?;
-    faults(machine, guest)
+    faults(machine, guest)?;
+    user::show(machine)?;
+    registers::show(machine, guest)
 }
 
 /// What the probes found before, L1 has confirmed.
@@ -60,8 +66,31 @@ fn memory(machine: &Machine, guest: &mut Guest) -> Result<(), Stop> {
     let again = guest.validate(FrameRange::of(new.first()));
     demand(again.is_err(), "a page was validated twice")?;
     println!("validated {} KiB at {:#x}, all zero", new.bytes() / 1024, new.start());
+    small_of_large(machine, guest, new)
+}
+
+/// One small page of a large one goes and comes back, and the others do not notice.
+fn small_of_large(machine: &Machine, guest: &mut Guest, new: FrameRange) -> Result<(), Stop> {
+    let private = machine.space.private();
+    let inaccessible = |_| Stop::Wrong("validated memory does not answer");
+    let pages = new.small_blocks().zip(1_u64..).take((LARGE / SMALL) as usize);
+    for (page, number) in pages.clone() {
+        private.write_value(page.start(), &number).map_err(inaccessible)?;
+    }
+    let gone = FrameRange::of(new.skip(GONE).ok_or(Stop::Wrong("2 MiB are less"))?.first());
+    guest.rescind(gone, After::Shared).map_err(|stopped| stopped.cause)?;
+    guest.validate(gone).map_err(|stopped| stopped.cause)?;
+    demand(is_zero(machine, gone)?, "a page of a large one that came back is not zero")?;
+    for (page, number) in pages {
+        let found: u64 = private.read_value(page.start()).map_err(inaccessible)?;
+        demand(found == if number == GONE + 1 { 0 } else { number }, "a page changes with another one of 2 MiB")?;
+    }
+    println!("page {:#x} of 2 MiB was shared and is private again; the others keep what they hold", gone.start());
     Ok(())
 }
+
+/// Which of them goes.
+const GONE: u64 = 0x123;
 
 /// What the second vCPU needs to be this guest's.
 struct Second {
@@ -101,12 +130,18 @@ extern "sysv64" fn second_entry(id: u64, exception_stack: u64) -> ! {
     let side = SECOND.get().map(|second| second.machine.lock().side(id, second.call_area));
     if let Some(Ok(guest)) = side {
         println!("hello from {}", guest.vcpu());
-        HAS_REPORTED.store(true, Ordering::Release);
+        if interrupts::begin().is_ok() {
+            HAS_REPORTED.store(true, Ordering::Release);
+        }
     }
-    loop {
-        // SAFETY: interrupts have a handler.
-        unsafe { cpu::wait_for_interrupt() };
-    }
+    interrupts::answer()
+}
+
+/// Brings L1 onto this vCPU and this guest back, twice: a page is given away and taken back.
+pub(crate) fn visit_l1(machine: &mut Machine, guest: &mut Guest) -> Result<(), Stop> {
+    let page = machine.arena.take(1).ok_or(Stop::Memory("a page to give away"))?;
+    guest.rescind(page, After::Shared).map_err(|stopped| stopped.cause)?;
+    Ok(guest.validate(page).map_err(|stopped| stopped.cause)?)
 }
 
 /// A page goes to the host and comes back empty.
@@ -159,7 +194,7 @@ fn faults(machine: &mut Machine, guest: &mut Guest) -> Result<(), Stop> {
     expect("a page that is not validated", probe::read_byte(at), NOT_VALIDATED)
 }
 
-fn expect(what: &str, found: Option<Caught>, expected: Caught) -> Result<(), Stop> {
+pub(crate) fn expect(what: &str, found: Option<Caught>, expected: Caught) -> Result<(), Stop> {
     match found {
         Some(Caught { vector, error }) => println!("{what}: exception {vector}, code {error:#x}"),
         None => println!("{what}: no exception"),
@@ -179,13 +214,13 @@ fn is_zero(machine: &Machine, range: FrameRange) -> Result<bool, Stop> {
     Ok(true)
 }
 
-fn demand(holds: bool, else_wrong: &'static str) -> Result<(), Stop> {
+pub(crate) fn demand(holds: bool, else_wrong: &'static str) -> Result<(), Stop> {
     if holds { Ok(()) } else { Err(Stop::Wrong(else_wrong)) }
 }
 
-/// An exception of a probe, or the end.
+/// An exception of a probe or of code at CPL 3, or the end.
 pub(crate) fn exception(frame: &mut Frame) {
-    if probe::caught(frame) {
+    if runtime_user::caught(frame) || probe::caught(frame) {
         return;
     }
     let Frame { vector, error, rip, .. } = *frame;

@@ -36,7 +36,9 @@ pub(crate) const NOT_ENDED: u8 = 0x43;
 
 /// Frames of a stack, and of one for exceptions.
 const STACK_FRAMES: u64 = 16;
-const EXCEPTION_STACK_FRAMES: u64 = 4;
+pub(crate) const EXCEPTION_STACK_FRAMES: u64 = 4;
+/// Page tables for what CPL 3 has, without the root.
+const USER_TABLES: u64 = 3;
 /// Pages that a vCPU shares with the host: GHCB page and two message pages.
 const CHANNEL_FRAMES: u64 = 3;
 
@@ -86,6 +88,8 @@ pub(crate) struct Machine {
     pub(crate) map: MemoryMap<'static>,
     /// Private memory that reads as zeros.
     pub(crate) arena: Arena,
+    /// Two frames that CPL 3 has from [`space::USER`] on: one of code, one that it may write.
+    pub(crate) user: FrameRange,
     root: u64,
 }
 
@@ -135,7 +139,7 @@ fn assemble(start: GuestStart) -> Result<(&'static mut Machine, VirtAddr), Stop>
     // Own memory is mapped at its own addresses in small pages, so that each part has its rights.
     let small_tables = 2 + (start.free_end - GUEST).div_ceil(0x20_0000) + 1;
     let code_tables = if program::CODE.is_some() { space::tables(ram_end) } else { 0 };
-    let tables = 1 + small_tables + space::tables(ram_end) + code_tables;
+    let tables = 1 + small_tables + space::tables(ram_end) + code_tables + USER_TABLES;
     let tables = arena.take(tables).ok_or(Stop::Memory("page tables"))?;
     // SAFETY: fresh memory of the arena, which reads as zeros.
     let mut builder = Builder::new(unsafe { objects::tables(tables) }, tables.start(), c_bit);
@@ -157,6 +161,13 @@ fn assemble(start: GuestStart) -> Result<(&'static mut Machine, VirtAddr), Stop>
     let exception_stack = take_stack(&mut arena, EXCEPTION_STACK_FRAMES)?;
     map(&mut builder, stack, Rights::Data)?;
     map(&mut builder, exception_stack, Rights::Data)?;
+    let user = arena.take(2).ok_or(Stop::Memory("code at CPL 3"))?;
+    for (block, rights) in user.small_blocks().zip([Rights::UserCode, Rights::UserData]) {
+        let (to, len_bytes, size) = (block.start(), PageSize::Small.bytes(), PageSize::Small);
+        let at = space::USER + (to - user.start());
+        let mapping = Mapping { at, to, len_bytes, size, rights, view: View::Private };
+        builder.map(&mapping).map_err(|_| Stop::Memory("page tables"))?;
+    }
     // Everything behind is for objects.
     let rest = free.skip(arena.taken().map_or(0, FrameRange::frames)).ok_or(Stop::Memory("objects"))?;
     map(&mut builder, rest, Rights::Data)?;
@@ -175,7 +186,7 @@ fn assemble(start: GuestStart) -> Result<(&'static mut Machine, VirtAddr), Stop>
     let ram = place(&mut arena, [range(GUEST, start.ram_end)?])?;
     let map = MemoryMap::new(ram)?;
     let room = arena.take(objects::frames_of::<Machine>()).ok_or(Stop::Memory("objects"))?;
-    let machine = Machine { start, space, placement, map, arena, root };
+    let machine = Machine { start, space, placement, map, arena, user, root };
     // SAFETY: fresh memory of the arena, mapped at its own addresses.
     let machine = unsafe { objects::place(room, machine) }.ok_or(Stop::Memory("objects"))?;
     Ok((machine, end_of(stack)))
@@ -218,8 +229,8 @@ impl Machine {
     /// The same machine for another vCPU, with frames of its own.
     pub(crate) fn part(&mut self, frames: u64) -> Result<&'static mut Self, Stop> {
         let arena = Arena::new(self.arena.take(frames).ok_or(Stop::Memory("a part of memory"))?);
-        let Self { start, space, placement, map, root, .. } = *self;
-        place(&mut self.arena, Self { start, space, placement, map, arena, root })
+        let Self { start, space, placement, map, user, root, .. } = *self;
+        place(&mut self.arena, Self { start, space, placement, map, arena, user, root })
     }
 
     /// Registers for another vCPU that begins in `entry` with an argument and the end of a stack for exceptions.
@@ -246,7 +257,7 @@ pub(crate) fn place<T>(arena: &mut Arena, value: T) -> Result<&'static mut T, St
 }
 
 /// A stack; the frame below it is taken as well, so that an overflow meets nothing of worth.
-fn take_stack(arena: &mut Arena, frames: u64) -> Result<FrameRange, Stop> {
+pub(crate) fn take_stack(arena: &mut Arena, frames: u64) -> Result<FrameRange, Stop> {
     arena.take(1 + frames).and_then(|taken| taken.skip(1)).ok_or(Stop::Memory("a stack"))
 }
 
@@ -262,6 +273,7 @@ pub(crate) fn range(first: u64, end: u64) -> Result<FrameRange, Stop> {
     Ok(FrameRange::new(at, end.checked_sub(first).ok_or(Stop::Told("a range of memory"))?)?)
 }
 
-fn end_of(stack: FrameRange) -> VirtAddr {
+/// The address behind a stack.
+pub(crate) fn end_of(stack: FrameRange) -> VirtAddr {
     VirtAddr::new_truncate(stack.start().as_u64() + stack.bytes())
 }
