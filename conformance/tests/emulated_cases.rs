@@ -97,6 +97,14 @@ fn two_runs_count_the_same() {
     assert_eq!(run(1, &Change::default(), wanted), run(1, &Change::default(), wanted));
 }
 
+#[test]
+fn cases_with_companions_have_boots_of_their_own() {
+    let all = all();
+    for boot in plan(2, |_| true) {
+        assert!(boot.cases.iter().all(|case| all[*case].companions == boot.companions), "{boot:?}");
+    }
+}
+
 /// Ids of the cases that fail with a defect of L1.
 fn caught(defect: &'static str, vcpus: u8, wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let change = Change { defect: Some(defect), ..Change::default() };
@@ -111,6 +119,8 @@ fn a_monitor_with_a_defect_is_caught_by_a_named_case() {
         ("level-not-checked", "V2-level-in-image"),
         ("pending-not-cleared", "S1-calls-cost-the-same"),
         ("revoke-dropped", "M7-denied-load-of-deposit"),
+        ("pending-not-cleared", "S3-four-levels"),
+        ("rights-for-everybody", "M7-level-1-loads-guest"),
     ] {
         assert_eq!(caught(defect, 1, |one| one == id), [id], "{defect}");
     }

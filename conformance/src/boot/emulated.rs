@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Take this ELF file for the monitor, and do not build it
+    /// Take this ELF file for the monitor, and do not build it; not in boots with programs beside the guest
     #[arg(long, value_name = "FILE")]
     monitor: Option<PathBuf>,
     /// Leave the step machine out: compare nothing

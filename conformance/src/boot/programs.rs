@@ -23,6 +23,8 @@ pub(super) struct Programs {
     emulator: PathBuf,
     /// The monitor in memory.
     pub(super) monitor: Image,
+    /// The same with companions.
+    with_companions: Image,
     /// The guest as cargo built it: it runs no case.
     guest: Vec<u8>,
 }
@@ -36,9 +38,11 @@ impl Programs {
         let images = IMAGES.build()?;
         let emulator = EMULATOR.build()?.join("emulator");
         let read = |path: &Path| fs::read(path).map_err(|error| complaint(path, &error));
-        let monitor = monitor.map_or_else(|| images.join("monitor"), Path::to_owned);
-        let image = Image::try_new(&read(&monitor)?, MONITOR..SECRETS).map_err(|error| complaint(&monitor, &error))?;
-        Ok(Self { emulator, monitor: image, guest: read(&images.join("suite"))? })
+        let image =
+            |path: &Path| Image::try_new(&read(path)?, MONITOR..SECRETS).map_err(|error| complaint(path, &error));
+        let with_companions = image(&images.join("monitor-with-companions"))?;
+        let monitor = image(&monitor.map_or_else(|| images.join("monitor"), Path::to_owned))?;
+        Ok(Self { emulator, monitor, with_companions, guest: read(&images.join("suite"))? })
     }
 
     /// Where the kernel is that does nothing.
@@ -54,7 +58,8 @@ impl Programs {
         let mut guest = self.guest.clone();
         select(&mut guest, &boot.selection())?;
         let guest = Image::try_new(&guest, GUEST..RAM_END).map_err(|error| format!("the guest: {error}"))?;
-        let igvm = file(&self.monitor, &guest).map_err(|error| format!("no IGVM file can be made: {error}"))?;
+        let monitor = if boot.companions { &self.with_companions } else { &self.monitor };
+        let igvm = file(monitor, &guest).map_err(|error| format!("no IGVM file can be made: {error}"))?;
         let image = Scratch(IMAGES.file(&format!("emulated-{}.igvm", std::process::id())));
         fs::write(&image.0, igvm).map_err(|error| complaint(&image.0, &error))?;
         Ok(Prepared { emulator: &self.emulator, image, boot })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::limits::{HOSTS_THAT_COUNT_STEPS, limit};
+use super::limits::{counts_steps, limit};
 use super::read::{CaseRun, Counts, Result};
 
 /// Something that the two do not agree about.
@@ -41,7 +41,7 @@ pub fn compare(emulated: &[CaseRun], stepped: &[CaseRun], depth: Depth) -> Vec<D
             continue;
         };
         let (ours, theirs) = (&emulated.result, &stepped.result);
-        let has_counts = depth == Depth::Counts && !HOSTS_THAT_COUNT_STEPS.contains(&emulated.about.host);
+        let has_counts = depth == Depth::Counts && !counts_steps(emulated.about.host);
         let is_alike = match (ours, theirs) {
             (Result::Fail(_), Result::Fail(_)) => true,
             (ours, theirs) => ours == theirs,

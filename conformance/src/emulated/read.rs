@@ -158,8 +158,8 @@ impl Reader {
                 run.counts.push((number, counts.since(before)));
             }
             self.last = Some(counts);
-        } else if let (End::Faults(info), Some(at)) = (run.about.end, self.reaches)
-            && (0..8).any(|vcpu| line == fault_line(vcpu, 2, at, info))
+        } else if let (End::Faults { vmpl: level, info }, Some(at)) = (run.about.end, self.reaches)
+            && (0..8).any(|vcpu| line == fault_line(vcpu, level, at, info))
         {
             run.result = Result::Pass;
         } else if matches!(&run.result, Result::Fail(why) if why == "it does not come to an end") {
@@ -224,7 +224,7 @@ mod tests {
     fn a_denied_access_has_to_fault_where_and_how_it_was_told() {
         const ID: &str = "M7-denied-load-of-l1";
         let about = *all().iter().find(|about| about.id == ID).expect("the case is there");
-        let End::Faults(info) = about.end else { panic!("{about:?}") };
+        let End::Faults { info, .. } = about.end else { panic!("{about:?}") };
         let begin = "vmpl2: case M7-denied-load-of-l1 begin";
         let told = "vmpl2: expects a nested page fault at 0x180000";
         let fault = |vmpl, gpa, info| fault_line(0, vmpl, gpa, info);

@@ -3,13 +3,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use coco_part_api::MemoryMap;
+use coco_part_api::{GuestLevel, MemoryMap};
 use image_cases::{Guest, MonitorPages, Places, further, run};
+use image_companions::Pages;
 use l2_guest_shim::{Limits, Shim};
 use machine::host::{Policy, all_policies};
 use machine::{Counters, ExitInfo, Machine, Vcpu, exit_code};
 
 use super::bed::{Log, ModelBed};
+use super::companions;
 use super::plan::Boot;
 use super::read::{Counts, fault_line, mark_line};
 use crate::runner::{Body, Cpu, End};
@@ -23,6 +25,8 @@ use crate::world::{L2, Options, Record, World};
 
 /// Guest RAM, as in the emulator but for what lies before it.
 const GUEST_BYTES: u64 = 62 * LARGE;
+/// Pages of companions, in RAM behind that, of which the guest has nothing.
+const COMPANIONS: u64 = GUEST + GUEST_BYTES + PAGE;
 /// Where the vCPUs talk.
 const MAILBOX: u64 = DATA + 0x4_0000;
 /// Turns after which a boot gives up.
@@ -54,7 +58,9 @@ pub fn boot(boot: &Boot, change: &Change) -> Vec<String> {
 pub fn follow(boot: &Boot, change: &Change, mut on_mark: impl FnMut(u8)) -> Vec<String> {
     let options = Options {
         vcpus: boot.vcpus,
-        guest_bytes: GUEST_BYTES,
+        guest_bytes: GUEST_BYTES + if boot.companions { LARGE } else { 0 },
+        levels: if boot.companions { GuestLevel::ALL.to_vec() } else { vec![GuestLevel::TWO] },
+        level: Some(GuestLevel::TWO),
         host: policy(boot.host).expect("the host is one of the list"),
         defect: change.defect,
         variant: change.variant,
@@ -64,6 +70,9 @@ pub fn follow(boot: &Boot, change: &Change, mut on_mark: impl FnMut(u8)) -> Vec<
     let record = Rc::new(RefCell::new(Record::default()));
     let mut world = World::<Snp>::new(options, Rc::clone(&record));
     let log = Rc::new(Log::default());
+    if boot.companions {
+        companions::install(&mut world, companion_pages());
+    }
 
     let (first, selection) = (Rc::clone(&log), boot.selection());
     world.on_guest(0, move |l2| {
@@ -136,8 +145,13 @@ fn places(vcpus: u8) -> Places {
             features: MONITOR_FEATURES,
             launch_state: MONITOR_STATE,
         },
+        companions: companion_pages(),
         vcpus,
     }
+}
+
+fn companion_pages() -> Pages {
+    Pages::at(COMPANIONS).expect("the layout has room for them")
 }
 
 fn counts(counters: &Counters) -> Counts {

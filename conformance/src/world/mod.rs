@@ -7,7 +7,7 @@ mod monitor;
 mod options;
 pub(crate) mod tpm;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ use coco_part_api::{FrameRange, GuestLevel};
 use l1_monitor::Vtpm;
 
 pub use gate::Gate;
-pub use monitor::{BootMonitor, ModelProcessor, VCPUS};
+pub use monitor::{Beside, BootMonitor, ModelProcessor, VCPUS};
 pub use options::Options;
 use tpm::BackwardsTpm;
 
@@ -107,6 +107,7 @@ pub(crate) struct Common<P: Platform> {
     pub(crate) storage: monitor::Storage<P>,
     pub(crate) vtpm: Vtpm<BackwardsTpm>,
     pub(crate) devices: Devices,
+    pub(crate) beside: OnceCell<Box<dyn Beside<P>>>,
     /// What programs complained about.
     complaints: RefCell<Vec<String>>,
     /// Programs of the case that have not ended yet.
@@ -141,6 +142,7 @@ impl<P: Platform> World<P> {
             vtpm: Vtpm::new(BackwardsTpm),
             home,
             devices: Devices::default(),
+            beside: OnceCell::new(),
             complaints: RefCell::default(),
             unfinished: Cell::new(0),
         });
@@ -173,6 +175,12 @@ impl<P: Platform> World<P> {
                 }) as Body<P::Model>)
             }),
         );
+    }
+
+    /// Has L1's boot vCPU run other levels beside the guest. Once for a world.
+    pub fn beside_guest(&mut self, beside: impl Beside<P> + 'static) {
+        // A second one would be left out; no case gives one.
+        let _ = self.common.beside.set(Box::new(beside));
     }
 
     /// Gives the program of the guest on a vCPU; on vCPU 0 it starts with the VM, elsewhere when the guest creates it.

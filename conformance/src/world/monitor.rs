@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use coco_part_api::{BootPage, Context, MemoryMap, NewVcpu, Processor, Validate, VcpuId};
-use l1_monitor::{GuestLaunch, Ledger, Limits, Monitor, Outcome, Shared, State, Vtpm, VtpmDevice};
+use l1_monitor::{GuestLaunch, Ledger, Limits, Monitor, Shared, State, Step, Vtpm, VtpmDevice};
 
 use super::devices::Devices;
 use super::layout::{self, frame, page, range};
@@ -90,11 +90,31 @@ fn serve<P: Platform>(cpu: Cpu<'_, P::Model>, common: &Common<P>, is_boot: bool)
         vtpm: home.options.vtpm.then_some(&common.vtpm as &Vtpm<dyn VtpmDevice>),
     };
     let mut monitor = Monitor::<_, _, VCPUS>::new(backend, ModelProcessor::<P>::new(cpu, &common.devices), shared);
+    let beside = common.beside.get().filter(|_| is_boot);
+    if let Some(beside) = beside {
+        beside.start(monitor.backend(), &shared.ledger)?;
+    }
     if is_boot {
         start(&mut monitor, &shared, home)?;
     }
-    while matches!(monitor.run(), Outcome::Stopped(_)) {}
+    while !matches!(monitor.step(), Step::HostGaveUp | Step::Dead) {
+        if let Some(beside) = beside {
+            beside.step(monitor.backend());
+        }
+    }
     Ok(())
+}
+
+/// What L1's boot vCPU does at levels beside the guest's.
+pub trait Beside<P: Platform> {
+    /// Before the guest starts.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn start(&self, backend: &mut P::Monitor<'_>, ledger: &Ledger<'_>) -> Result<(), String>;
+
+    /// Between two steps of the monitor.
+    fn step(&self, backend: &mut P::Monitor<'_>);
 }
 
 /// The monitor of a world on one vCPU.

@@ -16,8 +16,10 @@ pub struct Options<P: Platform> {
     pub guest_bytes: u64,
     /// Bytes of it that the guest has from the start, at least [`layout::HANDED_OVER`].
     pub handed_over: u64,
-    /// Guest levels in use; the guest runs at the last one.
+    /// Guest levels in use.
     pub levels: Vec<GuestLevel>,
+    /// The one at which the guest runs; the last one unless it is given.
+    pub level: Option<GuestLevel>,
     /// Whether guests are served a vTPM.
     pub vtpm: bool,
     /// Whether instructions of guest levels that need help come to L1 where the vendor leaves L1 the choice: for guests that
@@ -46,6 +48,7 @@ impl<P: Platform> Default for Options<P> {
             guest_bytes: 16 * layout::LARGE,
             handed_over: layout::HANDED_OVER,
             levels: vec![GuestLevel::TWO],
+            level: None,
             vtpm: false,
             traps: false,
             host: P::Host::default(),
@@ -66,6 +69,7 @@ impl<P: Platform> Clone for Options<P> {
             guest_bytes: self.guest_bytes,
             handed_over: self.handed_over,
             levels: self.levels.clone(),
+            level: self.level,
             vtpm: self.vtpm,
             traps: self.traps,
             host: self.host.clone(),
@@ -88,6 +92,6 @@ impl<P: Platform> fmt::Debug for Options<P> {
 impl<P: Platform> Options<P> {
     /// Level at which the guest runs.
     pub fn guest_level(&self) -> GuestLevel {
-        self.levels.last().copied().unwrap_or(GuestLevel::TWO)
+        self.level.or(self.levels.last().copied()).unwrap_or(GuestLevel::TWO)
     }
 }

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use coco_part_api::{Context, FrameRange, PageSize};
+use image_companions::Pages;
 
 /// How an access sees a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,8 @@ pub struct Places {
     pub secrets: u64,
     /// Pages of L1.
     pub monitor: MonitorPages,
+    /// Pages of the companions, if there are any.
+    pub companions: Pages,
     /// vCPUs of the VM.
     pub vcpus: u8,
 }

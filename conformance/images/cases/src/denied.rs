@@ -8,7 +8,7 @@ use crate::guest::{Guest, done, range};
 use crate::{Case, case};
 
 /// EXITINFO1 of a nested page fault (56860, "RMP and VMPL access checks").
-mod info {
+pub(crate) mod info {
     const PRESENT: u64 = 1 << 0;
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 4;
@@ -18,14 +18,14 @@ mod info {
     const VMPL: u64 = 1 << 36;
 
     /// The level lacks the right.
-    pub(super) const LOAD: u64 = FINAL | PRESENT | RMP | ENCRYPTED | VMPL;
-    pub(super) const STORE: u64 = LOAD | WRITE;
-    pub(super) const EXECUTE: u64 = LOAD | FETCH;
+    pub(crate) const LOAD: u64 = FINAL | PRESENT | RMP | ENCRYPTED | VMPL;
+    pub(crate) const STORE: u64 = LOAD | WRITE;
+    pub(crate) const EXECUTE: u64 = LOAD | FETCH;
     /// The page is not the guest's.
-    pub(super) const NOT_OURS: u64 = FINAL | PRESENT | RMP | ENCRYPTED;
-    pub(super) const EXECUTE_NOT_OURS: u64 = NOT_OURS | FETCH;
+    pub(crate) const NOT_OURS: u64 = FINAL | PRESENT | RMP | ENCRYPTED;
+    pub(crate) const EXECUTE_NOT_OURS: u64 = NOT_OURS | FETCH;
     /// A store without the C-bit to a page of the guest.
-    pub(super) const SHARED_STORE: u64 = FINAL | PRESENT | RMP | WRITE;
+    pub(crate) const SHARED_STORE: u64 = FINAL | PRESENT | RMP | WRITE;
 }
 
 /// The cases of this file.
@@ -109,17 +109,17 @@ pub(crate) fn cases<P: GuestPort, B: Bed>() -> [Case<P, B>; 13] {
 }
 
 /// Executes what must not come back.
-fn never<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64, instruction: Instruction) -> Check {
+pub(crate) fn never<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64, instruction: Instruction) -> Check {
     guest.bed.say(format_args!("expects a nested page fault at {at:#x}"));
     let found = guest.bed.execute(instruction);
     Err(Failed { what: "an access that must not end", got: Value::Found(found), want: Value::Holds(false) })
 }
 
-fn load<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64) -> Check {
+pub(crate) fn load<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64) -> Check {
     never(guest, at, Instruction::Load { at, view: View::Private })
 }
 
-fn store<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64) -> Check {
+pub(crate) fn store<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64) -> Check {
     never(guest, at, Instruction::Store { at, view: View::Private, value: 0x6d69_6e65 })
 }
 

@@ -133,7 +133,8 @@ fn work<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
     guest.is_filled("2 MiB", large)
 }
 
-fn everything<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
+/// All that a guest does.
+pub(crate) fn everything<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>) -> Check {
     work(guest)?;
     for round in 0..2 {
         attest(guest, &[round; REPORT_DATA], &mut [0; 4096])?;

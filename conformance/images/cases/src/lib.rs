@@ -12,8 +12,9 @@
 //! ```
 //!
 //! A case leaves the guest usable, so that many run in one boot. Some say how the boot ends instead ([`End`]), and some need
-//! a host that lies ([`About::host`]): those have a boot of their own. [`Selection`] is what a measured image is told. It may
-//! ask for [`Work`] that is done many times instead.
+//! a host that lies ([`About::host`]): those have a boot of their own. Those that need programs at the other levels of the vCPU
+//! ([`About::companions`]) share another one. [`Selection`] is what a measured image is told. It may ask for [`Work`] that is
+//! done many times instead.
 //!
 //! | file | rules |
 //! |---|---|
@@ -28,6 +29,7 @@
 //! | `denied` | accesses that end the boot |
 //! | `liars` | hosts that lie |
 //! | `two` | what two vCPUs do at once |
+//! | `companions` | S3, M5, M7, S1, H2 where other levels run beside the guest, under honest and lying hosts |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -35,6 +37,7 @@
 mod bed;
 mod calls;
 mod check;
+mod companions;
 mod denied;
 mod deposits;
 mod evidence;
@@ -69,9 +72,14 @@ pub const HONEST: &str = "honest";
 pub enum End {
     /// The case reports, and the guest goes on.
     Reports,
-    /// The guest says where it will reach, and never comes back from there: a nested page fault with this EXITINFO1, which the
+    /// The guest says where it will reach, or a companion, who never comes back from there: a nested page fault, which the
     /// host does not repair.
-    Faults(u64),
+    Faults {
+        /// VMPL that reaches there.
+        vmpl: u8,
+        /// EXITINFO1.
+        info: u64,
+    },
 }
 
 /// What is known of a case without running it.
@@ -89,12 +97,14 @@ pub struct About {
     pub host: &'static str,
     /// How its boot ends.
     pub end: End,
+    /// Whether programs run at the other levels of vCPU 0 (`image_companions`).
+    pub companions: bool,
 }
 
 impl About {
     /// A case on one vCPU under an honest host that reports.
     const fn new(id: &'static str, rule: &'static str, text: &'static str) -> Self {
-        Self { id, rule, text, vcpus: 1, host: HONEST, end: End::Reports }
+        Self { id, rule, text, vcpus: 1, host: HONEST, end: End::Reports, companions: false }
     }
 
     const fn on_two(self) -> Self {
@@ -106,10 +116,18 @@ impl About {
     }
 
     const fn faults(self, info: u64) -> Self {
-        Self { end: End::Faults(info), ..self }
+        self.faults_at(2, info)
     }
 
-    /// True if it shares its boot with others.
+    const fn faults_at(self, vmpl: u8, info: u64) -> Self {
+        Self { end: End::Faults { vmpl, info }, ..self }
+    }
+
+    const fn beside_companions(self) -> Self {
+        Self { companions: true, ..self }
+    }
+
+    /// True if it shares its boot with others, with or without companions as itself.
     #[must_use]
     pub fn shares_boot(&self) -> bool {
         self.host == HONEST && self.end == End::Reports
@@ -138,12 +156,13 @@ pub fn cases<P: GuestPort, B: Bed>() -> impl Iterator<Item = Case<P, B>> {
         .chain(two::cases())
         .chain(liars::cases())
         .chain(denied::cases())
+        .chain(companions::cases())
 }
 
 /// A row of a table of cases.
 macro_rules! case {
-    ($id:literal, $rule:literal, $text:literal, $run:path $(, $method:ident $(($argument:expr))?)*) => {
-        $crate::Case { about: $crate::About::new($id, $rule, $text)$(.$method($($argument)?))*, run: $run }
+    ($id:literal, $rule:literal, $text:literal, $run:path $(, $method:ident $(($($argument:expr),+))?)*) => {
+        $crate::Case { about: $crate::About::new($id, $rule, $text)$(.$method($($($argument),+)?))*, run: $run }
     };
 }
 pub(crate) use case;

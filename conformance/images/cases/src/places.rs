@@ -54,7 +54,7 @@ pub(crate) fn cases<P: GuestPort, B: Bed>() -> [Case<P, B>; 11] {
 }
 
 /// Every argument of a call that names a page is refused when it names this one.
-fn in_no_call<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64) -> Check {
+pub(crate) fn in_no_call<P: GuestPort, B: Bed>(guest: &mut Guest<'_, '_, P, B>, at: u64) -> Check {
     guest.neither("an entry of a list", at, BAD_ADDRESS)?;
     guest.core_answers("a list there", PVALIDATE, [at, 0, 0], BAD_ADDRESS)?;
     guest.core_answers("a list of deposits there", DEPOSIT_MEM, [at, 0, 0], BAD_ADDRESS)?;

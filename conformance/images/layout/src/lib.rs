@@ -36,6 +36,9 @@ pub const MEMORY_MAP: u32 = 0x40;
 /// One measured page with a [`GuestImage`] at its beginning, then zeros.
 pub const GUEST_IMAGE: u64 = 0x3f_3000;
 
+/// Pages of the programs beside the guest, where there are any (`image_companions`). Up to [`MONITOR_END`].
+pub const COMPANIONS: u64 = 0x3f_4000;
+
 /// First byte of the guest's memory, where its image is linked.
 pub const GUEST: u64 = 0x40_0000;
 

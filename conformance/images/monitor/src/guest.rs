@@ -20,7 +20,7 @@ const BEHIND: u64 = 3 + TABLES;
 /// Least memory that a guest has from the start behind its image.
 const ROOM: u64 = 0x10_0000;
 /// Most memory that the first page tables map.
-const MAPPED: u64 = 1 << 30;
+pub(crate) const MAPPED: u64 = 1 << 30;
 
 /// Makes the guest ready to run. `image_layout` says what it finds.
 #[inline(never)]
@@ -103,9 +103,9 @@ fn monitor_ledger(monitor: &Vcpu) -> l1_monitor::Ledger<'static> {
     monitor.shared().ledger
 }
 
-/// Page tables that map the guest's RAM at its own addresses, privately. Gives what its CR3 has to be.
-fn write_tables(world: &World, monitor: &mut Vcpu, at: FrameRange, end: u64) -> Result<u64, StartError> {
-    const FULL: StartError = StartError::Memory("guest's page tables too small");
+/// Page tables that map RAM up to `end` at its own addresses, privately. Gives what CR3 has to be.
+pub(crate) fn write_tables(world: &World, monitor: &mut Vcpu, at: FrameRange, end: u64) -> Result<u64, StartError> {
+    const FULL: StartError = StartError::Memory("page tables too small");
     let mut tables = world.guest_tables.lock();
     let mut builder = Builder::new(&mut tables, at.start(), world.c_bit);
     let all = Mapping {

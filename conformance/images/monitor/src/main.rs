@@ -6,6 +6,7 @@
 //! | `own` | memory that the monitor validates for itself |
 //! | `start` | everything that is kept, and the final page tables |
 //! | `serve` | one vCPU: backend, console, guest |
+//! | `beside` | who runs at other levels beside the guest: nobody, or companions (`with_companions`) |
 //! | `guest` | the guest's pages and its first registers |
 //! | `reason` | why the guest is ended |
 //!
@@ -15,6 +16,8 @@
 #![no_main]
 #![deny(unsafe_code)]
 
+#[path = "beside/nobody.rs"]
+mod beside;
 #[cfg(feature = "defect")]
 mod defect;
 #[allow(unsafe_code)]
@@ -27,15 +30,3 @@ mod reason;
 mod serve;
 #[allow(unsafe_code)]
 mod start;
-
-use core::panic::PanicInfo;
-
-use image_runtime::{end, println};
-
-/// Says no more than that. The message may hold values of the guest, and the places of all panics would take two more pages of
-/// the image, for paths of the machine that built it.
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    println!("panic");
-    end::terminate(reason::PANIC)
-}

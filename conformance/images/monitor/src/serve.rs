@@ -1,5 +1,6 @@
 //! One vCPU of the monitor, from its backend to its last words.
 
+use core::panic::PanicInfo;
 use core::sync::atomic::AtomicU64;
 
 use backend_snp::SnpError;
@@ -15,17 +16,18 @@ use image_runtime::paging::{CBit, Table};
 use image_runtime::space::Space;
 use image_runtime::vcpu::{self, VCPUS};
 use image_runtime::{cpu, end, println};
-use l1_monitor::{Ledger, Limits, Monitor, Outcome, SetupError, Shared, State, Stop, Storage};
+use l1_monitor::{Ledger, Limits, Monitor, SetupError, Shared, State, Step, Stop, Storage};
 use spin::{Mutex, Once};
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
+use crate::beside;
 use crate::guest;
 use crate::reason::{self, EarlyError, StartError};
 use crate::start::{CHANNEL_FRAMES, frame};
 
 /// Level of the guest.
-const LEVEL: GuestLevel = GuestLevel::TWO;
+pub(crate) const LEVEL: GuestLevel = GuestLevel::TWO;
 /// Pages of the launch beside the image, from [`SECRETS`] on.
 const LAUNCH_FRAMES: u64 = 4;
 
@@ -138,7 +140,7 @@ fn assemble(world: &'static World, id: VcpuId) -> Result<Vcpu, EarlyError> {
         request: channel(1).ok_or(missing)?,
         response: channel(2).ok_or(missing)?,
         scratch: channel(3).ok_or(missing)?,
-        levels: &[LEVEL],
+        levels: beside::LEVELS,
         reflect: &[],
         secrets: launch_frame(SECRETS),
         cpuid: launch_frame(CPUID),
@@ -183,6 +185,7 @@ fn prepare(world: &World, monitor: &mut Vcpu, secondaries: &[Option<Secondary>])
         let new = NewVcpu { id: *id, context, state: *state, call_area: *state };
         monitor.start_secondary(new).map_err(step("start of a monitor's vCPU"))?;
     }
+    beside::start(world, monitor)?;
     guest::launch(world, monitor)
 }
 
@@ -197,11 +200,13 @@ pub(crate) fn step(step: &'static str) -> impl Fn(SetupError<SnpError>) -> Start
 /// Serves the guest for ever.
 fn run(world: &World, monitor: &mut Vcpu) -> ! {
     let code = loop {
-        match monitor.run() {
-            Outcome::Stopped(stop) => println!("the guest's vCPU here has stopped: {}", why(stop)),
-            Outcome::HostGaveUp => break reason::HOST_GAVE_UP,
-            Outcome::Dead => break reason::DEAD,
+        match monitor.step() {
+            Step::Stopped(stop) => println!("the guest's vCPU here has stopped: {}", why(stop)),
+            Step::HostGaveUp => break reason::HOST_GAVE_UP,
+            Step::Dead => break reason::DEAD,
+            Step::Idle | Step::Served(_) | Step::Emulated | Step::Again => {}
         }
+        beside::step(monitor);
     };
     world.storage.declare_dead();
     println!("the monitor ends with reason {code:#x}");
@@ -251,4 +256,12 @@ pub(crate) fn exception(frame: &mut Frame) {
     let Frame { vector, error, rip, .. } = *frame;
     println!("exception {vector} with code {error:#x} at {rip:#x}, CR2 {:#x}", cpu::fault_address());
     end::terminate(reason::EXCEPTION)
+}
+
+/// Says no more than that. The message may hold values of the guest, and the places of all panics would take two more pages of
+/// the image, for paths of the machine that built it.
+#[panic_handler]
+fn panic(_: &PanicInfo<'_>) -> ! {
+    println!("panic");
+    end::terminate(reason::PANIC)
 }

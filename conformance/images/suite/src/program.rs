@@ -6,7 +6,8 @@ use backend_snp::guest::{GuestSide, Placement};
 use coco_part_api::range::{LARGE, SMALL};
 use coco_part_api::{Context, FrameRange, VcpuId};
 use image_cases::{Guest as CaseGuest, MonitorPages, OWN_PAGES, Places, Selection};
-use image_layout::{CPUID, GUEST_IMAGE, LAUNCH_VMSA, MONITOR, MONITOR_END, PAGE, SECRETS};
+use image_companions::Pages;
+use image_layout::{COMPANIONS, CPUID, GUEST_IMAGE, LAUNCH_VMSA, MONITOR, MONITOR_END, PAGE, SECRETS};
 use image_runtime::exceptions::Frame;
 use image_runtime::space::{SHARED, Space};
 use image_runtime::{cpu, end, println, probe, vcpu};
@@ -71,6 +72,7 @@ fn places(machine: &mut Machine) -> Result<Places, Stop> {
             features: CPUID,
             launch_state: LAUNCH_VMSA,
         },
+        companions: Pages::at(COMPANIONS).ok_or(Stop::Told("a layout that"))?,
         // At most 16.
         vcpus: start.vcpus as u8,
     })

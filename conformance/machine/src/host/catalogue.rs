@@ -12,6 +12,7 @@ use super::policy::Policy;
 /// its own.
 #[must_use]
 pub fn all_policies() -> Vec<(&'static str, Policy, &'static str)> {
+    let sometimes = |inner: Policy| Policy::Sometimes(Box::new(inner));
     let late = |inner: Policy| Policy::After { exits: 16, inner: Box::new(inner) };
     vec![
         ("never-switch", Policy::NeverSwitch, "SW-01"),
@@ -106,6 +107,13 @@ pub fn all_policies() -> Vec<(&'static str, Policy, &'static str)> {
         ("stop-after-64", Policy::StopAfter(64), "GH-20"),
         ("ignore-terminate", Policy::IgnoreTerminate, "TM-01"),
         ("terminate-one", Policy::TerminateOne, "TM-02"),
+        ("sometimes-never-switch", sometimes(Policy::NeverSwitch), "SW-01"),
+        ("sometimes-refuse-switch", sometimes(Policy::RefuseSwitch), "SW-08"),
+        ("sometimes-wrong-level-1", sometimes(Policy::WrongLevel(1)), "SW-05"),
+        ("sometimes-wrong-level-2", sometimes(Policy::WrongLevel(2)), "SW-05"),
+        ("sometimes-wrong-level-3", sometimes(Policy::WrongLevel(3)), "SW-05"),
+        ("sometimes-wrong-vcpu", sometimes(Policy::WrongVcpu), "SW-06"),
+        ("sometimes-run-during-service", sometimes(Policy::RunDuringService), "SW-04"),
         ("late-clear-valid-bits", late(Policy::ClearValidBits), "GH-02"),
         ("late-wrong-status", late(Policy::WrongStatus(2)), "GH-04"),
         ("late-never-switch", late(Policy::NeverSwitch), "SW-01"),

@@ -207,7 +207,12 @@ pub enum Policy {
         /// How.
         inner: Box<Policy>,
     },
+    /// Lies at about every fourth exit, in no rhythm that a guest could be in step with.
+    Sometimes(Box<Policy>),
 }
+
+/// 2^64 divided by the golden ratio: the fractions of its multiples lie evenly, whatever the distance of those looked at.
+const EVENLY: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Policy {
     /// This policy as seen by one vCPU after so many exits: never a combinator.
@@ -215,7 +220,8 @@ impl Policy {
         match self {
             Policy::OnlyOn { vcpu: to, inner } if *to == vcpu => inner.seen_by(vcpu, exits),
             Policy::After { exits: first, inner } if exits > *first => inner.seen_by(vcpu, exits),
-            Policy::OnlyOn { .. } | Policy::After { .. } => &Policy::Honest,
+            Policy::Sometimes(inner) if exits.wrapping_mul(EVENLY) >> 62 == 0 => inner.seen_by(vcpu, exits),
+            Policy::OnlyOn { .. } | Policy::After { .. } | Policy::Sometimes(_) => &Policy::Honest,
             leaf => leaf,
         }
     }
@@ -234,7 +240,7 @@ impl Policy {
                 *from = from.wrapping_add(by);
                 *to = to.wrapping_add(by);
             }
-            Policy::OnlyOn { inner, .. } | Policy::After { inner, .. } => {
+            Policy::OnlyOn { inner, .. } | Policy::After { inner, .. } | Policy::Sometimes(inner) => {
                 **inner = core::mem::take(&mut **inner).based_at(by);
             }
             _ => {}
@@ -259,6 +265,16 @@ mod tests {
         let policy = Policy::After { exits: 2, inner: Box::new(Policy::LieCpuid) };
         assert_eq!(policy.seen_by(Vcpu(0), 2), &Policy::Honest);
         assert_eq!(policy.seen_by(Vcpu(0), 3), &Policy::LieCpuid);
+    }
+
+    /// A guest that exits in a rhythm of its own meets both, whatever the rhythm.
+    #[test]
+    fn lies_sometimes_in_every_rhythm() {
+        let policy = Policy::Sometimes(Box::new(Policy::NeverSwitch));
+        for distance in 1..200 {
+            let lies = (0..400).filter(|turn| policy.seen_by(Vcpu(0), turn * distance) != &Policy::Honest).count();
+            assert!((40..200).contains(&lies), "{lies} lies at every {distance}. exit");
+        }
     }
 
     #[test]

@@ -80,7 +80,12 @@ impl Machine {
                 }
             }
         };
-        self.enter(vcpu, owner, vmpl).unwrap_or(HostStep::Stopped(Stop::VmrunRefused))
+        let entered = self.enter(vcpu, owner, vmpl).or_else(|| match next {
+            // What a liar would rather run cannot run at this moment.
+            Next::Level(asked) if (owner, vmpl) != (vcpu, asked) => self.enter(vcpu, vcpu, asked),
+            _ => None,
+        });
+        entered.unwrap_or(HostStep::Stopped(Stop::VmrunRefused))
     }
 
     /// Whether [`host`](Self::host) would do anything for a vCPU that does not run: false for one that is parked with

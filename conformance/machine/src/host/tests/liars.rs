@@ -66,6 +66,18 @@ fn enters_the_wrong_level() {
     assert_eq!(bench.enter(BOOT).run.vmsa, VMSA_2);
 }
 
+/// `WrongLevel`, where what it would rather run has no state that VMRUN takes: it runs what was asked for.
+#[test]
+fn a_lie_that_vmrun_refuses_is_none() {
+    let mut bench = Bench::with_guest(Policy::WrongLevel(2));
+    bench.create(BOOT, 1, 0, OTHER_VMSA_2);
+    // Without EFER.SVME it cannot be entered.
+    let spa = bench.machine.translate(VMSA_2).expect("memory");
+    bench.machine.memory.write(spa / 4096, crate::vmsa::EFER, &[0; 8]);
+    bench.send_msr(BOOT, 1 << 32 | 0x016);
+    assert_eq!(bench.enter(BOOT).run.vmsa, OTHER_VMSA_2);
+}
+
 #[test]
 fn enters_the_level_of_another_vcpu() {
     let mut bench = Bench::with_guest_and_vcpus(Policy::Honest, 2);
