@@ -120,7 +120,6 @@ fn a_monitor_with_a_defect_is_caught_by_a_named_case() {
         ("pending-not-cleared", "S1-calls-cost-the-same"),
         ("revoke-dropped", "M7-denied-load-of-deposit"),
         ("pending-not-cleared", "S3-four-levels"),
-        ("rights-for-everybody", "M7-level-1-loads-guest"),
     ] {
         assert_eq!(caught(defect, 1, |one| one == id), [id], "{defect}");
     }
