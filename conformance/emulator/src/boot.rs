@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::world::{WORLD, World};
 use crate::{heap, load, run};
 
-global_asm!(include_str!("start.s"));
+global_asm!(include_str!("pvh.s"), include_str!("start.s"));
 
 unsafe extern "C" {
     static secondary: u8;

@@ -2,11 +2,6 @@
 # only so does a nested walk have the index that the C-bit, bit 51, selects. Secondary processors come by SIPI to a copy of
 # `secondary` at 0x8000.
 
-.section .note.pvh, "a", @note
-    .long 4, 4, 18          # name and descriptor have 4 bytes; XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .long start
-
 .section .text.start, "ax", @progbits
 .code32
 .global start

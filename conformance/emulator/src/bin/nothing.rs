@@ -4,12 +4,8 @@
 #![no_main]
 
 core::arch::global_asm!(
+    include_str!("../pvh.s"),
     r#"
-    .section .note.pvh, "a", @note
-        .long 4, 4, 18              # as in start.s
-        .asciz "Xen"
-        .long start
-
     .section .text.start, "ax", @progbits
     .code32
     .global start

@@ -130,7 +130,7 @@ fn assemble(c_bit: u64) -> Result<[Option<Secondary>; VCPUS], EarlyError> {
 }
 
 /// Index of RSI in a context.
-const RSI: usize = 6;
+pub(crate) const RSI: usize = 6;
 
 /// Ranges of RAM overlap.
 const OVERLAP: EarlyError = EarlyError::MEMORY;

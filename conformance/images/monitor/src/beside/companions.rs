@@ -4,7 +4,7 @@
 mod program;
 
 use coco_part_api::context::RDI;
-use coco_part_api::{Context, Error, GuestLevel, HasMemory, Identify, Stopped, VcpuId};
+use coco_part_api::{Context, Error, GuestLevel, GuestMemory, HasMemory, Identify, Stopped, VcpuId};
 use image_companions::{LEVELS as COMPANIONS, Pages, prepare, serve};
 use image_runtime::paging::Table;
 use l1_monitor::State;
@@ -12,15 +12,15 @@ use l1_monitor::State;
 use crate::guest::{MAPPED, write_tables};
 use crate::reason::StartError;
 use crate::serve::{Vcpu, World};
+use crate::start::RSI;
 
 /// Levels in use.
 pub(crate) const LEVELS: &[GuestLevel] = &GuestLevel::ALL;
 
 /// CR4: OSFXSR, OSXMMEXCPT, OSXSAVE.
 const EXTENDED: u64 = 1 << 9 | 1 << 10 | 1 << 18;
-/// Indices of RDX and RSI in a context.
+/// Index of RDX in a context.
 const RDX: usize = 2;
-const RSI: usize = 6;
 
 fn pages() -> Result<Pages, StartError> {
     Pages::at(image_layout::COMPANIONS).ok_or(StartError::Memory("a layout that cannot be"))
@@ -40,7 +40,8 @@ pub(crate) fn start(world: &World, monitor: &mut Vcpu) -> Result<(), StartError>
     let unwritten = |error| StartError::Guest { step: "writing the companions' program", kind: Error::kind(&error) };
     let code = pages.code().start();
     let end = (world.span.start().as_u64() + world.span.bytes()).min(MAPPED);
-    monitor.backend().memory().write(code, program::bytes()).map_err(unwritten)?;
+    let memory = monitor.backend().memory();
+    GuestMemory::write(&memory, code, program::bytes()).map_err(unwritten)?;
     for level in COMPANIONS {
         let root = write_tables(world, monitor, pages.tables(level), end)?;
         // They are where the guest's are made, too.
